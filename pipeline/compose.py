@@ -1,0 +1,184 @@
+"""From command-line overrides to a validated configuration: Hydra composes, pydantic checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import TradewindConfig
+from policies.errors import InputError
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+OVERRIDES_FILE = "overrides.yaml"
+CONFIG_FILE = "config.yaml"
+
+
+def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> TradewindConfig:
+    """Return the configuration of ``key=value`` overrides.
+
+    ``pool=PATH`` (an existing YAML file, or anything with a slash or a ``.yaml`` ending) stands for
+    ``pool=file pool.path=PATH``. ``run=DIR`` names an existing run: its recorded overrides come first, those
+    given now win.
+
+    Raises:
+        InputError: an unknown key or group option, a wrong type or an out-of-range value, with the key's
+            path, the value and what is allowed.
+    """
+    pairs = _pairs(overrides)
+    if "run" in pairs:
+        run_dir = Path(pairs.pop("run")).expanduser().absolute()
+        pairs = {**recorded_overrides(run_dir), **pairs, "run.dir": str(run_dir)}
+    if "pool" in pairs and _is_path(pairs["pool"]):
+        path = pairs.pop("pool")
+        pairs = {"pool": "file", "pool.path": path, **pairs}
+    raw = _compose(pairs, conf_dir)
+    try:
+        return TradewindConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from None
+
+
+def recorded_overrides(run_dir: Path) -> dict[str, str]:
+    """Return the overrides that a run was started with.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    path = run_dir / OVERRIDES_FILE
+    if not path.exists():
+        raise InputError(f"run={run_dir}: not the folder of a run (no {OVERRIDES_FILE})")
+    return _pairs(yaml.safe_load(path.read_text()) or [])
+
+
+def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
+    """Write the resolved configuration and the overrides (paths made absolute) into the run's folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    run_dir = config.run.path
+    pairs = _pairs(overrides)
+    if "run" in pairs:
+        del pairs["run"]
+        pairs = {**recorded_overrides(run_dir), **pairs}
+    if "pool" in pairs and _is_path(pairs["pool"]):
+        del pairs["pool"]
+        pairs = {"pool": "file", "pool.path": config.pool.path, **pairs}
+    resolved = config.plain()
+    lines = []
+    for key, value in pairs.items():
+        if key in ("output", "run.dir"):
+            continue
+        now = _lookup(resolved, key)
+        lines.append(f"{key}={now}" if isinstance(now, str) and now.startswith("/") else f"{key}={value}")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / OVERRIDES_FILE).write_text(yaml.safe_dump(lines))
+        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(resolved, sort_keys=False))
+    except OSError as error:
+        raise InputError(f"run.dir={run_dir}: cannot be written: {error.strerror}") from None
+
+
+def _pairs(overrides: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{override}': expected key=value")
+        pairs.pop(key, None)
+        pairs[key] = value
+    return pairs
+
+
+def _is_path(value: str) -> bool:
+    return "/" in value or value.endswith((".yaml", ".yml"))
+
+
+def _lookup(tree: dict[str, Any], key: str) -> Any:
+    node: Any = tree
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _quoted(key: str, value: str) -> str:
+    if value[:1] in "[{'\"" or value in ("", "null"):
+        return f"{key}={value}"
+    return f"{key}='{value}'" if _needs_quotes(value) else f"{key}={value}"
+
+
+def _needs_quotes(value: str) -> bool:
+    return any(c in value for c in "=,:() ") and "'" not in value
+
+
+def _compose(pairs: dict[str, str], conf_dir: Path) -> Any:
+    if not (conf_dir / CONFIG_FILE).exists():
+        raise InputError(f"{conf_dir}: no {CONFIG_FILE} here")
+    OmegaConf.register_new_resolver("conf", lambda name: str(conf_dir / name), replace=True)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir.absolute()), version_base="1.3"):
+            composed = compose("config", overrides=[_quoted(k, v) for k, v in pairs.items()])
+            missing = sorted(OmegaConf.missing_keys(composed))
+            if missing:
+                raise InputError(f"{missing[0]} is not set; give {missing[0]}=VALUE")
+            return OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain_hydra(error, pairs, conf_dir)) from None
+
+
+def _explain_hydra(error: Exception, pairs: dict[str, str], conf_dir: Path) -> str:
+    for key, value in pairs.items():
+        group = conf_dir / key
+        if group.is_dir():
+            options = sorted(p.stem for p in group.glob("*.yaml") if not p.stem.startswith("_"))
+            if value not in options:
+                return f"{key}={value}: no such option; allowed: {', '.join(options)}" + (
+                    ", or the path of a pool file" if key == "pool" else ""
+                )
+        elif (unknown := _unknown_key(key.lstrip("+~"))) is not None:
+            return f"{key}={value}: unknown key; {unknown}"
+    return str(error).strip()
+
+
+def _unknown_key(key: str) -> str | None:
+    """Return what is allowed instead, or None when the key exists (or lies below a free-form mapping)."""
+    node: Any = TradewindConfig
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not (isinstance(node, type) and issubclass(node, BaseModel)):
+            return None
+        names = list(node.model_fields)
+        if part not in names:
+            prefix = ".".join(parts[:depth])
+            near = difflib.get_close_matches(part, names, 1)
+            hint = f"did you mean '{'.'.join([*parts[:depth], near[0]])}'? " if near else ""
+            return f"{hint}allowed{f' below {prefix}' if prefix else ''}: {', '.join(names)}"
+        node = node.model_fields[part].annotation
+    return None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(p) for p in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            hint = _unknown_key(path)
+            message = f"unknown key{'; ' + hint if hint else ''}"
+            lines.append(f"{path}: {message}")
+        elif problem["type"] == "value_error":
+            lines.append(f"{path}: {message}")
+        else:
+            lines.append(f"{path}={problem['input']!r}: {message}")
+    return "\n".join(lines)

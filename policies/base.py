@@ -1,0 +1,91 @@
+"""The one interface behind which every router stands."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Policy(ABC):
+    """A distribution over a fixed, ordered list of models given a prompt and a preference.
+
+    Constants, kNN, LinUCB, BaRP and the oracle all implement :meth:`action_probabilities`; propensities,
+    off-policy evaluation, reports, batch routing and serving are written against it alone.
+    """
+
+    kind: ClassVar[str]
+    """Name of the policy class in the registry of :mod:`policies.registry` and in saved artifacts."""
+
+    models: tuple[str, ...]
+    """The models in the order of the columns of every probability matrix."""
+
+    @abstractmethod
+    def action_probabilities(
+        self,
+        embeddings: FloatArray,
+        preferences: FloatArray,
+        eligible: BoolArray | None = None,
+        *,
+        prompt_tokens: FloatArray | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """Return the probability with which each model is called, shape (n, n_models).
+
+        Args:
+            embeddings: shape (n, d), the frozen encoder's vectors.
+            preferences: shape (n, 2), columns (w_quality, w_cost), each row on the simplex.
+            eligible: shape (n, n_models), True where a model may be called; None means all.
+            prompt_tokens: shape (n,), length of each prompt; policies that price a query by its length use
+                it and fall back to the training mean when it is None, the others ignore it.
+
+        Returns:
+            Rows sum to one over eligible models; ineligible models have probability exactly 0.
+
+        Raises:
+            ValueError: shapes disagree, or a row has no eligible model.
+        """
+
+    def save(self, directory: Path) -> None:
+        """Write what :meth:`load` needs into an existing, empty directory (no pickles)."""
+        raise NotImplementedError(f"policy kind '{self.kind}' cannot be saved")
+
+    @classmethod
+    def load(cls, directory: Path, models: tuple[str, ...]) -> Self:
+        """Read a policy written by :meth:`save`."""
+        raise NotImplementedError(f"policy kind '{cls.kind}' cannot be loaded")
+
+    def checked_eligible(self, n: int, eligible: BoolArray | None) -> BoolArray:
+        """Return the eligible mask, shape (n, n_models), all True when None is given.
+
+        Raises:
+            ValueError: wrong shape, or a row without an eligible model.
+        """
+        shape = (n, len(self.models))
+        if eligible is None:
+            return np.ones(shape, dtype=bool)
+        if eligible.shape != shape:
+            raise ValueError(f"eligible has shape {eligible.shape}, expected {shape}")
+        empty = ~eligible.any(axis=1)
+        if empty.any():
+            raise ValueError(f"row {int(np.flatnonzero(empty)[0])} has no eligible model")
+        return eligible
+
+
+def masked_softmax(logits: FloatArray, eligible: BoolArray) -> npt.NDArray[np.float64]:
+    """Return the softmax over eligible columns, exactly 0 elsewhere. Shapes (n, K)."""
+    masked = np.where(eligible, np.asarray(logits, dtype=np.float64), -np.inf)
+    exp = np.exp(masked - masked.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def greedy(probabilities: FloatArray) -> npt.NDArray[np.float64]:
+    """Return the one-hot of each row's most probable model (the first of equals), shape (n, K)."""
+    one_hot = np.zeros(probabilities.shape, dtype=np.float64)
+    one_hot[np.arange(len(probabilities)), probabilities.argmax(axis=1)] = 1.0
+    return one_hot

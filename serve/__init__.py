@@ -1,0 +1,1 @@
+"""The online side of Tradewind: a routing endpoint on Ray Serve."""
