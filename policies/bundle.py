@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -81,7 +80,7 @@ class RouterBundle:
             (staging / "VERSION").write_text(version + "\n")
             if directory.exists():
                 shutil.rmtree(directory)
-            os.replace(staging, directory)
+            staging.replace(directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

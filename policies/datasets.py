@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class OutcomeMatrix:
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
-    def rows(self, index: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Self:
+    def rows(self, index: npt.NDArray[Any]) -> Self:
         """Return the prompts chosen by a mask or by positions."""
         return replace(
             self,
@@ -105,7 +105,7 @@ class LoggedFeedback:
     def __len__(self) -> int:
         return len(self.event_ids)
 
-    def rows(self, index: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Self:
+    def rows(self, index: npt.NDArray[Any]) -> Self:
         """Return the events chosen by a mask or by positions."""
         return replace(
             self,

@@ -1,0 +1,59 @@
+"""Joining or starting Ray, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.config import ClusterConfig, TradewindConfig
+from pipeline.console import verbose
+
+MEBIBYTE = 2**20
+
+
+@contextmanager
+def ray_session(config: TradewindConfig) -> Iterator[None]:
+    """Have Ray initialised inside the block; a cluster that was already joined is left as it is."""
+    if ray.is_initialized():
+        yield
+        return
+    _connect(config.cluster)
+    if not verbose():
+        _quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(cluster: ClusterConfig) -> None:
+    # A local ray.init writes an auth token; without an explicit mode, later clients on the machine get 401.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    level = logging.INFO if verbose() else logging.ERROR
+    inside_job = "RAY_ADDRESS" in os.environ
+    if cluster.address == "local" and not inside_job:
+        ray.init(
+            address="local",
+            num_cpus=cluster.num_cpus,
+            include_dashboard=False,
+            object_store_memory=cluster.object_store_mb * MEBIBYTE,
+            log_to_driver=verbose(),
+            logging_level=level,
+        )
+    else:
+        address = None if inside_job or cluster.address == "auto" else cluster.address
+        ray.init(address=address or "auto", log_to_driver=verbose(), logging_level=level)
+
+
+def _quiet_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

@@ -1,0 +1,93 @@
+"""Stage 1: user files to checked tables and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import polars as pl
+
+from pipeline.config import TradewindConfig
+from pipeline.console import say
+from pipeline.layout import RunLayout
+from pipeline.splits import SPLITS, assign_splits
+from pipeline.tables import conform, read_table, to_polars, write_table
+from policies.errors import InputError
+from policies.pool import PoolFile, read_pool_file
+from policies.schemas import FEEDBACK, OUTCOMES, PROMPTS, TableSpec
+
+
+def run(config: TradewindConfig) -> None:
+    """Write the run's prompts, splits and, by source, outcomes or feedback tables.
+
+    Everything is read and checked before the first byte is written.
+
+    Raises:
+        InputError: see :func:`pipeline.tables.read_table`; or rows that name a prompt that is not in the
+            prompts table; or a model of the pool without a single row.
+    """
+    layout = RunLayout.of(config)
+    pool_file = read_pool_file(config.pool.path)
+    models = pool_file.pool(config.pool.name).models
+    if config.data.source == "example":
+        prompts, frame = _example(config, pool_file)
+        spec, uri = OUTCOMES, "the embedded example"
+    else:
+        prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts)
+        spec, uri, columns = (
+            (OUTCOMES, config.data.outcomes, config.data.columns.outcomes)
+            if config.data.source == "tables"
+            else (FEEDBACK, config.data.log, config.data.columns.log)
+        )
+        known = None if config.data.unknown_models == "drop" else pool_file.specs
+        frame = _read(spec, uri, columns, known)
+        _check_prompts_known(frame, prompts, str(uri))
+    frame = frame.filter(pl.col("model").is_in(list(models)))
+    _check_models_seen(frame, models, str(uri), all_needed=spec is OUTCOMES)
+    splits = assign_splits(prompts, config.data)
+
+    write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
+    path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
+    write_table(conform(spec, frame.to_arrow(), path), path)
+    write_table(splits.to_arrow(), str(layout.splits))
+    shares = dict(splits["split"].value_counts().iter_rows())
+    counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
+    say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
+
+
+def _read(
+    spec: TableSpec, uri: str | None, columns: dict[str, str], models: Collection[str] | None = None
+) -> pl.DataFrame:
+    assert uri is not None, "the configuration guarantees a path for the source"
+    return to_polars(read_table(spec, uri, columns=columns, models=models))
+
+
+def _example(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFrame, pl.DataFrame]:
+    from pipeline.example import generate_example
+
+    prices = {
+        name: (spec.input_price_per_mtok_usd, spec.output_price_per_mtok_usd)
+        for name, spec in pool_file.specs.items()
+    }
+    example = generate_example(config.data.example.n_prompts, config.data.example.seed, prices=prices)
+    say("ingest: embedded example; its prompts are generated and its outcomes are simulated")
+    return example.prompts, example.outcomes
+
+
+def _check_prompts_known(frame: pl.DataFrame, prompts: pl.DataFrame, uri: str) -> None:
+    known = frame["prompt_id"].is_in(prompts["prompt_id"].implode())
+    if not known.all():
+        row = int((~known).arg_max() or 0)
+        raise InputError(
+            f"{uri}: row {row + 1}, column 'prompt_id': '{frame['prompt_id'][row]}' is not in the prompts table"
+        )
+
+
+def _check_models_seen(frame: pl.DataFrame, models: tuple[str, ...], uri: str, *, all_needed: bool) -> None:
+    if frame.height == 0:
+        raise InputError(f"{uri}: no row is of a model of the pool ({', '.join(models)})")
+    seen = set(frame["model"].unique())
+    unseen = [model for model in models if model not in seen]
+    if unseen and all_needed:
+        raise InputError(
+            f"{uri}: no row of model '{unseen[0]}', which the pool names; take it out of the pool"
+        )

@@ -1,0 +1,136 @@
+"""From the tables of a run to the arrays that learners and reports work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipeline.config import TradewindConfig
+from pipeline.embed import read_embeddings
+from pipeline.layout import RunLayout
+from pipeline.tables import read_table, to_polars
+from policies.bundle import EncoderIdentity
+from policies.costs import estimate_prompt_tokens
+from policies.datasets import LoggedFeedback, OutcomeMatrix
+from policies.errors import InputError
+from policies.pool import ModelPool, read_pool_file
+from policies.schemas import FEEDBACK, OUTCOMES, PROMPTS
+
+
+def load_pool(config: TradewindConfig) -> ModelPool:
+    """Return the configured pool."""
+    return read_pool_file(config.pool.path).pool(config.pool.name)
+
+
+def load_prompts(layout: RunLayout, splits: Sequence[str]) -> pl.DataFrame:
+    """Return ``prompt_id, prompt, task, split`` of the prompts in ``splits``, in table order."""
+    prompts = to_polars(read_table(PROMPTS, str(layout.need(layout.prompts, "ingest"))))
+    membership = pl.read_parquet(layout.need(layout.splits, "ingest"))
+    return prompts.join(membership, on="prompt_id", how="left", maintain_order="left").filter(
+        pl.col("split").is_in(list(splits))
+    )
+
+
+def encoder_identity(layout: RunLayout) -> EncoderIdentity:
+    """Return the encoder that made the run's embeddings."""
+    return read_embeddings(layout.need(layout.embeddings, "embed"))[2]
+
+
+def load_outcomes(layout: RunLayout, config: TradewindConfig, splits: Sequence[str]) -> OutcomeMatrix:
+    """Return the full-information arrays of the prompts in ``splits`` that have at least one outcome.
+
+    Raises:
+        InputError: a table is missing, or a prompt has no embedding.
+    """
+    pool = load_pool(config)
+    prompts = load_prompts(layout, splits)
+    outcomes = to_polars(
+        read_table(OUTCOMES, str(layout.need(layout.outcomes, "ingest")), models=pool.models)
+    )
+    rows = prompts.select("prompt_id").with_row_index("row")
+    placed = outcomes.join(rows, on="prompt_id", how="inner")
+    column = {model: j for j, model in enumerate(pool.models)}
+    at = (
+        placed["row"].to_numpy(),
+        placed["model"].replace_strict(column, return_dtype=pl.Int64).to_numpy(),
+    )
+    dense = {}
+    for name in ("score", "cost_usd", "completion_tokens"):
+        values = np.full((prompts.height, len(pool.models)), np.nan)
+        values[at] = placed[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        dense[name] = values
+    matrix = OutcomeMatrix(
+        prompt_ids=prompts["prompt_id"].to_numpy().astype(str),
+        tasks=prompts["task"].fill_null("").to_numpy().astype(str),
+        pool=pool,
+        embeddings=_embeddings_of(layout, prompts["prompt_id"]),
+        prompt_tokens=estimate_prompt_tokens(prompts["prompt"].to_list()),
+        scores=dense["score"],
+        costs_usd=dense["cost_usd"],
+        completion_tokens=dense["completion_tokens"],
+    )
+    return matrix.rows(matrix.observed.any(axis=1))
+
+
+def load_feedback(layout: RunLayout, config: TradewindConfig, splits: Sequence[str]) -> LoggedFeedback:
+    """Return the logged events of the prompts in ``splits``, in log order.
+
+    Raises:
+        InputError: a table is missing, an event names an unknown prompt or model, its called model is not
+            eligible, or a prompt has no embedding.
+    """
+    pool = load_pool(config)
+    prompts = load_prompts(layout, splits)
+    path = layout.need(layout.feedback, "simulate")
+    log = to_polars(read_table(FEEDBACK, str(path), models=pool.models))
+    log = log.join(prompts, on="prompt_id", how="inner", maintain_order="left")
+    column = {model: j for j, model in enumerate(pool.models)}
+    eligible = np.zeros((log.height, len(pool.models)), dtype=bool)
+    named = log.select("eligible").with_row_index("row").explode("eligible").drop_nulls()
+    known = named.filter(pl.col("eligible").is_in(list(pool.models)))
+    eligible[
+        known["row"].to_numpy(), known["eligible"].replace_strict(column, return_dtype=pl.Int64).to_numpy()
+    ] = True
+    actions = log["model"].replace_strict(column, return_dtype=pl.Int64).to_numpy()
+    missed = np.flatnonzero(~eligible[np.arange(log.height), actions])
+    if missed.size:
+        event = log.row(int(missed[0]), named=True)
+        raise InputError(
+            f"{path}: event '{event['event_id']}': model '{event['model']}' is not in its eligible list "
+            f"{event['eligible']}"
+        )
+    w = log.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
+    return LoggedFeedback(
+        event_ids=log["event_id"].to_numpy().astype(str),
+        prompt_ids=log["prompt_id"].to_numpy().astype(str),
+        tasks=log["task"].fill_null("").to_numpy().astype(str),
+        pool=pool,
+        embeddings=_embeddings_of(layout, log["prompt_id"]),
+        prompt_tokens=estimate_prompt_tokens(log["prompt"].to_list()),
+        preferences=w.to_numpy().astype(np.float32),
+        eligible=eligible,
+        actions=actions,
+        propensities=log["propensity"].to_numpy(),
+        scores=log["score"].fill_null(np.nan).to_numpy(),
+        costs_usd=log["cost_usd"].fill_null(np.nan).to_numpy(),
+        completion_tokens=log["completion_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+    )
+
+
+def _embeddings_of(layout: RunLayout, prompt_ids: pl.Series) -> npt.NDArray[np.float32]:
+    path = layout.need(layout.embeddings, "embed")
+    stored_ids, vectors, _ = read_embeddings(path)
+    position = pl.DataFrame({"prompt_id": np.asarray(stored_ids, dtype=object).astype(str)}).with_row_index(
+        "at"
+    )
+    found = prompt_ids.to_frame("prompt_id").join(position, on="prompt_id", how="left", maintain_order="left")
+    missing = found.filter(pl.col("at").is_null())
+    if missing.height:
+        raise InputError(
+            f"{path}: prompt '{missing['prompt_id'][0]}' has no embedding ({missing.height} in all); "
+            f"run `python -m pipeline embed run.dir={layout.root}`"
+        )
+    return np.ascontiguousarray(vectors[found["at"].to_numpy()], dtype=np.float32)

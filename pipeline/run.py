@@ -1,0 +1,19 @@
+"""All stages, one after the other: from files to a registered policy."""
+
+from __future__ import annotations
+
+from pipeline import embed, evaluate, ingest, register, simulate, train
+from pipeline.cluster import ray_session
+from pipeline.config import TradewindConfig
+
+
+def run(config: TradewindConfig) -> None:
+    """Ingest, embed, simulate (where a log is to be learned from and none was given), train, evaluate, register."""
+    with ray_session(config):
+        ingest.run(config)
+        embed.run(config)
+        if config.train.mode == "logged" and config.data.source != "log":
+            simulate.run(config)
+        train.run(config)
+        evaluate.run(config)
+        register.run(config)

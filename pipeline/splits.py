@@ -1,0 +1,52 @@
+"""Which prompts train, which choose, which judge: decided by a hash of the text, so that copies stay together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import polars as pl
+
+from pipeline.config import DataConfig
+from policies.errors import InputError
+
+TRAIN, VALIDATION, TEST, OOD = "train", "validation", "test", "ood"
+SPLITS = (TRAIN, VALIDATION, TEST, OOD)
+
+_NOT_WORD = re.compile(r"[^\w]+")
+
+
+def text_key(prompt: str) -> str:
+    """Return the prompt with case, punctuation and spacing taken away: what makes two prompts the same."""
+    return _NOT_WORD.sub(" ", prompt.casefold()).strip()
+
+
+def assign_splits(prompts: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return ``prompt_id, split`` for every prompt, in order.
+
+    Prompts of ``ood_tasks`` are held out, with every copy of theirs under another task. The rest are
+    dealt by the hash of their text, so that the split of a prompt never depends on the other prompts.
+
+    Raises:
+        InputError: an ``ood_tasks`` entry is no task of the table, or nothing is left to train on.
+    """
+    tasks = prompts["task"].fill_null("").to_numpy()
+    for task in config.ood_tasks:
+        if task not in set(tasks):
+            known = ", ".join(sorted(set(tasks) - {""})) or "(the prompts have no tasks)"
+            raise InputError(f"data.ood_tasks: no prompt has task '{task}'; allowed: {known}")
+    keys = [text_key(prompt) for prompt in prompts["prompt"]]
+    held_out = {key for key, task in zip(keys, tasks) if task in config.ood_tasks}
+    points = np.array([_unit_hash(config.split.salt, key) for key in keys])
+    bounds = np.array([config.split.train, config.split.train + config.split.validation])
+    names = np.array([TRAIN, VALIDATION, TEST], dtype=object)[np.searchsorted(bounds, points, side="right")]
+    names[[key in held_out for key in keys]] = OOD
+    if not (names == TRAIN).any():
+        raise InputError(f"data.split: none of the {len(names)} prompts falls into the training split")
+    return pl.DataFrame({"prompt_id": prompts["prompt_id"], "split": names.astype(str)})
+
+
+def _unit_hash(salt: str, key: str) -> float:
+    digest = hashlib.blake2b(f"{salt}\x00{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64
