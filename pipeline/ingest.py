@@ -30,7 +30,7 @@ def run(config: TradewindConfig) -> None:
     models = pool_file.pool(config.pool.name).models
     if config.data.source == "example":
         prompts, frame = _example(config, pool_file)
-        spec, uri = OUTCOMES, "the embedded example"
+        spec, uri = OUTCOMES, "the embedded example"  # type: TableSpec, str | None
     else:
         prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts)
         spec, uri, columns = (

@@ -163,7 +163,8 @@ def _cast(array: pa.ChunkedArray, kind: pa.DataType, source: str, column: str) -
     if (number_to_text or text_to_number or nested or boolean) and not pa.types.is_null(array.type):
         first = next((i for i, v in enumerate(array) if v.is_valid), 0)
         raise InputError(
-            f"{source}: row {first + 1}, column '{column}': {array[first].as_py()!r} has type {array.type}; allowed: {kind}"
+            f"{source}: row {first + 1}, column '{column}': {array[first].as_py()!r} has type {array.type}; "
+            f"allowed: {kind}"
         )
     try:
         return array.cast(kind)
@@ -212,7 +213,8 @@ def _check_models(array: pa.ChunkedArray, models: Collection[str], source: str, 
     if row >= 0:
         shown = ", ".join(sorted(models)[:12]) + (", ..." if len(models) > 12 else "")
         raise InputError(
-            f"{source}: row {row + 1}, column '{column}': model '{array[row].as_py()}' is not in the pool file; allowed: {shown}"
+            f"{source}: row {row + 1}, column '{column}': model '{array[row].as_py()}' is not in the pool file; "
+            f"allowed: {shown}"
         )
 
 

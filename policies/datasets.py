@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,9 @@ class OutcomeMatrix:
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
-    def rows(self, index: npt.NDArray[Any]) -> Self:
+    def rows(self, index: npt.ArrayLike) -> Self:
         """Return the prompts chosen by a mask or by positions."""
+        index = np.asarray(index)
         return replace(
             self,
             prompt_ids=self.prompt_ids[index],
@@ -105,8 +106,9 @@ class LoggedFeedback:
     def __len__(self) -> int:
         return len(self.event_ids)
 
-    def rows(self, index: npt.NDArray[Any]) -> Self:
+    def rows(self, index: npt.ArrayLike) -> Self:
         """Return the events chosen by a mask or by positions."""
+        index = np.asarray(index)
         return replace(
             self,
             event_ids=self.event_ids[index],

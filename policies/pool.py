@@ -77,8 +77,8 @@ class ModelPool:
         """Return the pool in the form of a pool file."""
         models = {}
         for spec in self.specs:
-            body = asdict(spec)
-            models[body.pop("name")] = {**body, "tags": list(spec.tags)}
+            body = {**asdict(spec), "tags": list(spec.tags)}
+            models[body.pop("name")] = body
         return {"models": models, "pools": {self.name: list(self.models)}}
 
     def write(self, path: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.example import (
 )
 from policies.errors import InputError
 
-POOL_FILE = Path(__file__).parents[2] / "conf" / "pool" / "example_models.yaml"
+POOL_FILE = Path(__file__).parents[2] / "conf" / "pools" / "example.yaml"
 N_PROMPTS = 3000
 SEED = 0
 

@@ -1,0 +1,31 @@
+# Everything that a user types. `make run` and `make test` work on a fresh machine.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+RUN ?= runs/example
+
+.PHONY: install run test lint serve bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+run: install
+	$(PY) -m pipeline run run.dir=$(RUN)
+
+test: install
+	$(PY) -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy policies pipeline serve tests benchmarks
+
+serve: install
+	$(PY) -m pipeline serve
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
