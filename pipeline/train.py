@@ -1,0 +1,92 @@
+"""The train stage: from a run's tables and embeddings to its policy artifact."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.cluster import ray_session
+from pipeline.config import TradewindConfig
+from pipeline.console import say
+from pipeline.join import encoder_identity, load_feedback, load_outcomes
+from pipeline.layout import RunLayout
+from pipeline.splits import TRAIN, VALIDATION
+from pipeline.train_barp import train_barp
+from pipeline.training import HistoryFile, Trainer, TrainingInputs, content_hash
+from policies.bundle import RouterBundle
+from policies.costs import CostModel
+from policies.datasets import LoggedFeedback, OutcomeMatrix
+from policies.errors import InputError
+
+TRAINERS: dict[str, Trainer] = {
+    "barp": train_barp,
+}
+"""Learner of each ``policy.name``."""
+
+
+def run(config: TradewindConfig) -> RouterBundle:
+    """Train the configured policy and write it to the run's folder.
+
+    In logged mode nothing but the feedback log is read, for the choice of the checkpoint as well.
+
+    Raises:
+        InputError: a table is missing or holds nothing to learn from.
+    """
+    layout = RunLayout.of(config)
+    train, validation = (_load(layout, config, split) for split in (TRAIN, VALIDATION))
+    tau_usd = config.train.tau_usd or _default_tau_usd(train)
+    history = HistoryFile(layout.history)
+    started = time.perf_counter()
+    with ray_session(config), tempfile.TemporaryDirectory(prefix=".training-", dir=layout.root) as scratch:
+        inputs = TrainingInputs(train, validation, tau_usd, Path(scratch), history.record)
+        trained = TRAINERS[config.policy.name](config, inputs)
+    bundle = RouterBundle(
+        policy=trained.policy,
+        pool=train.pool,
+        encoder=encoder_identity(layout),
+        cost_model=CostModel.fit(train),
+        tau_usd=tau_usd,
+        notes={
+            "policy": config.policy.name,
+            "mode": config.train.mode,
+            "seed": config.run.seed,
+            "train_rows": len(train),
+            "validation_rows": len(validation),
+            "train_sha256": content_hash(train),
+            "validation_sha256": content_hash(validation),
+            **trained.notes,
+        },
+    )
+    version = bundle.save(layout.policy)
+    elapsed_s = time.perf_counter() - started
+    say(f"train: {version} in {elapsed_s:.0f} s, {_summary(trained.notes)} -> {layout.policy}")
+    return RouterBundle.load(layout.policy)
+
+
+def _load(layout: RunLayout, config: TradewindConfig, split: str) -> OutcomeMatrix | LoggedFeedback:
+    logged = config.train.mode == "logged"
+    data: OutcomeMatrix | LoggedFeedback
+    data = load_feedback(layout, config, (split,)) if logged else load_outcomes(layout, config, (split,))
+    usable = len(data.scored()) if isinstance(data, LoggedFeedback) else len(data)
+    if usable == 0:
+        what = "scored event" if logged else "observed outcome"
+        source = layout.feedback if logged else layout.outcomes
+        raise InputError(
+            f"{source}: no {what} among the {split} prompts; more prompts or another data.split is needed"
+        )
+    return data
+
+
+def _default_tau_usd(train: OutcomeMatrix | LoggedFeedback) -> float:
+    try:
+        return train.tau_usd()
+    except ValueError as error:
+        raise InputError(f"train.tau_usd: {error}") from None
+
+
+def _summary(notes: dict) -> str:
+    shown = [
+        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in notes.items()
+    ]
+    return ", ".join(shown)

@@ -1,0 +1,205 @@
+"""BaRP as an RLlib algorithm: configuration, one epoch per ``train()``, validation by the dial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import EVALUATION_RESULTS, LEARNER_RESULTS
+
+from policies.barp.arrays import VALIDATION, open_columns
+from policies.barp.learner import NON_FINITE_STEP, BarpLearner
+from policies.barp.network import BarpNetwork, Head, NetworkShape
+from policies.barp.rl_module import BarpModule
+from policies.barp.rllib_base import OfflineAlgorithm, OfflineConfig
+from policies.barp.validation import DialValidator
+
+Mode = Literal["simulated_online", "logged"]
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss or a weight stopped being finite; the message names epoch and step."""
+
+
+class BarpAlgorithmConfig(OfflineConfig):
+    """Configuration of :class:`BarpAlgorithm`; unknown settings fail.
+
+    Example:
+        >>> config = (
+        ...     BarpAlgorithmConfig()
+        ...     .data("/data/arrays", embedding_dim=384, n_models=11)
+        ...     .training(mode="logged", tau_usd=0.01, lr=3e-4, entropy_coeff=0.01)
+        ... )
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or BarpAlgorithm)
+        self.mode: Mode = "simulated_online"
+        self.tau_usd: float | None = None
+        self.weight_decay = 0.0
+        self.entropy_coeff = 0.01
+        self.importance_clip = 20.0
+        self.head: Head = "mlp"
+        self.hidden: tuple[int, ...] = (256,)
+        self.preference_dim = 32
+        self.dropout = 0.0
+        self.lr = 3e-4
+        self.train_batch_size_per_learner = 256
+        self.evaluation_interval = 1
+
+    def training(
+        self,
+        *,
+        mode: Mode = NotProvided,
+        tau_usd: float = NotProvided,
+        weight_decay: float = NotProvided,
+        entropy_coeff: float = NotProvided,
+        importance_clip: float = NotProvided,
+        head: Head = NotProvided,
+        hidden: tuple[int, ...] = NotProvided,
+        preference_dim: int = NotProvided,
+        dropout: float = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Set how BaRP learns; further keywords (``lr``, ``train_batch_size_per_learner``) are RLlib's.
+
+        Args:
+            mode: ``simulated_online`` (full table, one entry revealed a visit) or ``logged``.
+            tau_usd: cost scale in USD.
+            weight_decay: decoupled weight decay.
+            entropy_coeff: beta of the entropy bonus.
+            importance_clip: largest importance weight in logged mode.
+            head: decision head.
+            hidden: widths of the MLP head's hidden layers.
+            preference_dim: width of the preference encoder's output.
+            dropout: share of hidden units dropped.
+        """
+        super().training(**kwargs)
+        given = {
+            "mode": mode,
+            "tau_usd": tau_usd,
+            "weight_decay": weight_decay,
+            "entropy_coeff": entropy_coeff,
+            "importance_clip": importance_clip,
+            "head": head,
+            "hidden": hidden,
+            "preference_dim": preference_dim,
+            "dropout": dropout,
+        }
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def data(self, directory: str | Path, *, embedding_dim: int, n_models: int) -> Self:
+        """Name the folder with the sub-folders ``train`` and ``validation`` of training columns."""
+        self.offline_data(input_=[str(directory)])
+        self.environment(
+            observation_space=gym.spaces.Dict(
+                {
+                    "embedding": gym.spaces.Box(-np.inf, np.inf, (embedding_dim,), np.float32),
+                    "preference": gym.spaces.Box(0.0, 1.0, (2,), np.float32),
+                }
+            ),
+            action_space=gym.spaces.Discrete(n_models),
+        )
+        return self
+
+    def validate(self) -> None:
+        """Check the settings that RLlib does not know.
+
+        Raises:
+            ValueError: a setting is out of range or ``tau_usd`` is not set.
+        """
+        super().validate()
+        if self.tau_usd is None or not (np.isfinite(self.tau_usd) and self.tau_usd > 0.0):
+            raise ValueError(f"tau_usd is {self.tau_usd}: must be a positive finite number of USD")
+        if self.mode not in ("simulated_online", "logged"):
+            raise ValueError(f"mode is {self.mode!r}; allowed: simulated_online, logged")
+        if not self.importance_clip > 0.0:
+            raise ValueError(f"importance_clip is {self.importance_clip}: must be positive")
+
+    @property
+    def network_shape(self) -> NetworkShape:
+        """Shape of the network that these settings describe."""
+        return NetworkShape(
+            embedding_dim=self.observation_space["embedding"].shape[0],
+            n_models=int(self.action_space.n),
+            head=self.head,
+            hidden=tuple(self.hidden),
+            preference_dim=self.preference_dim,
+            dropout=self.dropout,
+        )
+
+    def get_default_learner_class(self) -> type[BarpLearner]:
+        """Return the learner."""
+        return BarpLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the module's recipe."""
+        settings = {"shape": self.network_shape.to_dict(), "seed": self.seed}
+        return RLModuleSpec(module_class=BarpModule, model_config=settings)
+
+
+class BarpAlgorithm(OfflineAlgorithm):
+    """Trains BaRP; each result carries ``loss``, ``train_reward``, ``entropy`` and ``validation_reward``."""
+
+    @classmethod
+    def get_default_config(cls) -> AlgorithmConfig:
+        """Return the default configuration."""
+        return BarpAlgorithmConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Build learners and the validator."""
+        super().setup(config)
+        root = Path(self.config.input_[0])
+        train = self.offline_data.columns
+        self._validator = DialValidator.of(open_columns(root / VALIDATION), train, self.config.tau_usd)
+
+    def network(self) -> BarpNetwork:
+        """Return a copy of the current network on the host, in evaluation mode."""
+        network = BarpNetwork(self.config.network_shape)
+        prefix = "network."
+        state = {
+            name.removeprefix(prefix): torch.from_numpy(np.array(value))
+            for name, value in self.module_state().items()
+        }
+        network.load_state_dict(state)
+        return network.eval()
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Return the validation prompts' mean reward over the dial under greedy decisions."""
+        return {"validation_reward": self._validator.mean_reward(self.network())}
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch and its validation, with the scalars at the top level of the result.
+
+        Raises:
+            TrainingDivergedError: a loss or a weight is not finite.
+        """
+        result = super().step()
+        learned = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+        steps = int(learned["steps"])
+        if learned[NON_FINITE_STEP] >= 0:
+            step = self.iteration * steps + int(learned[NON_FINITE_STEP])
+            raise TrainingDivergedError(
+                f"epoch {self.iteration + 1}, step {step + 1}: the loss is not finite (lr={self.config.lr})"
+            )
+        if not all(np.isfinite(value).all() for value in self.module_state().values()):
+            raise TrainingDivergedError(
+                f"epoch {self.iteration + 1}, step {(self.iteration + 1) * steps}: a weight is not finite "
+                f"(lr={self.config.lr})"
+            )
+        for name in ("loss", "train_reward", "entropy"):
+            result[name] = float(learned[name])
+        result["gradient_steps"] = (self.iteration + 1) * steps
+        if EVALUATION_RESULTS in result:
+            result["validation_reward"] = float(result[EVALUATION_RESULTS]["validation_reward"])
+        return result

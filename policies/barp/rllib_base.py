@@ -1,0 +1,174 @@
+"""What RLlib 2.60 needs to train offline on tensors: every private or overridden hook of it lives in this file.
+
+RLlib's own offline path streams episodes through Ray Data at a tenth of a plain loop's speed and cannot be
+restored without an environment. Here an epoch is one ``Learner.update`` whose batch carries row numbers only; the
+columns themselves stay with the learners.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.offline.offline_data import OfflineData
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+)
+from torch import Tensor
+
+from policies.barp.arrays import TRAIN, open_columns
+
+ROWS = "rows"
+EPOCH = "epoch"
+
+
+def epoch_seed(seed: int, epoch: int, learner: int) -> int:
+    """Return the seed of one learner's draws in one epoch: a restored run draws what an unbroken one would."""
+    return int(np.random.SeedSequence([seed, epoch, learner]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class TensorOfflineData(OfflineData):
+    """Training columns in memory; a sample is a permutation of row numbers.
+
+    ``config.input_`` is ``[DIRECTORY]``, a folder with the sub-folder ``train`` written by
+    :func:`policies.barp.arrays.write_columns`.
+    """
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self.config = config
+        self.path = Path(config.input_[0])
+        self.columns = open_columns(self.path / TRAIN)
+        self.n_rows = len(self.columns["embeddings"])
+        # Algorithm.setup assigns these; nothing here reads them.
+        self.locality_hints = self.learner_handles = self.module_spec = self.spaces = None
+
+    def sample(self, num_samples: int, *, epoch: int = 0, **kwargs: Any) -> MultiAgentBatch:
+        """Return ``num_samples`` distinct row numbers in the order of the epoch's permutation."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        rows = rng.permutation(self.n_rows)[:num_samples].astype(np.int64)
+        return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch({ROWS: rows})}, env_steps=len(rows))
+
+
+class EpochLearner(TorchLearner):
+    """A learner that holds the columns and runs a whole epoch of minibatches inside one ``update``."""
+
+    columns: dict[str, Tensor]
+    _epoch: int = 0
+
+    def attach(self, columns: dict[str, Tensor]) -> None:
+        """Take the training columns, moved to this learner's device."""
+        self.columns = {name: values.to(self._device) for name, values in columns.items()}
+
+    @abstractmethod
+    def minibatch(self, rows: Tensor) -> dict[str, Any]:
+        """Return the inputs of one gradient step for row numbers, shape (batch,)."""
+
+    @abstractmethod
+    def log_epoch(self, losses: Tensor) -> None:
+        """Log what an epoch did; ``losses`` has shape (steps,)."""
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Note the epoch that the algorithm counts."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        self._epoch = int(timesteps.get(EPOCH, 0))
+
+    def _update(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+        rows = batch[DEFAULT_MODULE_ID][ROWS]
+        steps = rows.split(self.config.train_batch_size_per_learner)
+        if len(steps) > 1 and len(steps[-1]) < len(steps[0]):
+            # A ragged last step has a noisier baseline; another permutation brings its rows back.
+            steps = steps[:-1]
+        losses, result = [], None
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(epoch_seed(self.config.seed, self._epoch, self._learner_index))
+            for step in steps:
+                result = super()._update({DEFAULT_MODULE_ID: self.minibatch(step)})
+                losses.append(result[1][DEFAULT_MODULE_ID].detach())
+        self.log_epoch(torch.stack(losses))
+        assert result is not None
+        return result
+
+
+class OfflineConfig(AlgorithmConfig):
+    """An algorithm without environments on the new API stack."""
+
+    def __init__(self, algo_class: type[Algorithm]) -> None:
+        super().__init__(algo_class=algo_class)
+        self._is_online = False
+        self.offline_data_class = TensorOfflineData
+        # The learner checks a whole epoch's losses at once instead of every gradient of every step.
+        self.torch_skip_nan_gradients = True
+        self.seed = 0
+
+
+class OfflineAlgorithm(Algorithm):
+    """One ``train()`` is one epoch; evaluation is a plain function of the weights."""
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Build data and learners, and hand the first to the second."""
+        super().setup(config)
+        columns = self.offline_data.columns
+        if self.learner_group.is_remote:
+            reference = ray.put({name: values.numpy() for name, values in columns.items()})
+            results = self.learner_group.foreach_learner(_attach_reference, reference=reference)
+            for result in results:
+                result.get()
+        else:
+            self.learner_group.foreach_learner(_attach, columns=columns)
+
+    def training_step(self) -> None:
+        """Run one epoch over the rows, shuffled anew."""
+        learners = max(1, self.config.num_learners)
+        # Every learner must take the same number of steps, or gradient averaging would wait for ever.
+        n_rows = self.offline_data.n_rows // learners * learners
+        batch = self.offline_data.sample(n_rows, epoch=self.iteration)
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, n_rows, reduce="lifetime_sum")
+        timesteps = {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(NUM_ENV_STEPS_SAMPLED_LIFETIME),
+            EPOCH: self.iteration,
+        }
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(batch=batch, timesteps=timesteps)
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def module_state(self) -> dict[str, np.ndarray]:
+        """Return the current weights of the trained module as arrays on the host."""
+        return self.learner_group.get_weights()[DEFAULT_MODULE_ID]
+
+    def cleanup(self) -> None:
+        """Release the learners and the empty folder that RLlib makes for every instance."""
+        super().cleanup()
+        folder = Path(self.logdir)
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
+        return False
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Restore a checkpoint; RLlib's version wants env runners to send the weights to."""
+        Checkpointable.restore_from_path(self, path, *args, **kwargs)
+
+
+def _attach(learner: EpochLearner, columns: dict[str, Tensor]) -> None:
+    learner.attach(columns)
+
+
+def _attach_reference(learner: EpochLearner, reference: ray.ObjectRef) -> None:
+    # Arrays out of the object store are read-only views of shared memory.
+    learner.attach({name: torch.from_numpy(values.copy()) for name, values in ray.get(reference).items()})
