@@ -28,12 +28,14 @@ class EncoderIdentity:
         weights_sha256: hash of the weights file.
         backend: what ran it (``torch-fp32``, ``openvino-bf16`` ...).
         dimension: length of a vector.
+        max_tokens: where longer texts were cut, special tokens included.
     """
 
     name: str
     weights_sha256: str
     backend: str
     dimension: int
+    max_tokens: int = 256
 
 
 @dataclass(frozen=True)

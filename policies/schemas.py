@@ -160,4 +160,5 @@ def embeddings_spec(dimension: int, *, half: bool = False) -> TableSpec:
 ENCODER_NAME_KEY = b"tradewind.encoder_name"
 ENCODER_WEIGHTS_KEY = b"tradewind.encoder_weights_sha256"
 ENCODER_BACKEND_KEY = b"tradewind.encoder_backend"
+ENCODER_MAX_TOKENS_KEY = b"tradewind.encoder_max_tokens"
 """Keys of the embeddings file's Arrow metadata: vectors of two encoders must never meet in one table."""
