@@ -1,0 +1,368 @@
+"""May this candidate replace the incumbent? `ship`, `do not ship` or `not enough data`, from a feedback log
+alone.
+
+The evidence is the paired difference of doubly robust contributions: on every event, the candidate's minus
+the incumbent's. Events on which the two policies agree contribute exactly 0, so a small change is measured
+far more precisely than either policy's own value. The decisive figure is the mean over the dial; a gain
+there does not ship when some preference or task segment is clearly worse than tolerated.
+
+The log must not have trained the candidate: a policy is flattered by the events that chose it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.ope.diagnostics import effective_sample_size
+from policies.ope.estimators import doubly_robust
+from policies.ope.intervals import (
+    Interval,
+    empirical_bernstein_interval,
+    moments,
+    normal_interval,
+    studentised_bootstrap_interval,
+)
+from policies.ope.logged import Float64Array, FloatArray, LoggedOutcomes
+from policies.ope.outcome_regression import OutcomePredictions
+
+Bound = Literal["normal", "studentised_bootstrap", "empirical_bernstein"]
+
+
+class Decision(StrEnum):
+    """The three answers of a verdict."""
+
+    SHIP = "ship"
+    DO_NOT_SHIP = "do not ship"
+    NOT_ENOUGH_DATA = "not enough data"
+
+
+@dataclass(frozen=True)
+class VerdictThresholds:
+    """When a difference counts.
+
+    Attributes:
+        alpha: one-sided error: the share of candidates no better than ``min_gain`` that may ship.
+        min_gain: reward by which the candidate must be better, at least; 0 means better at all.
+        worthwhile_gain: when the log rules out a gain this large, the answer is `do not ship`, not
+            `not enough data`.
+        tolerated_loss: reward that a single preference or segment may lose before it blocks.
+        min_events: independent events (distinct groups) below which nothing is decided.
+        min_difference_ess: effective number of events that tell the two policies apart.
+        min_action_events: a model logged less often counts as unsupported.
+        max_unsupported_mass: largest mean probability that either policy may give to unsupported models.
+        max_mean_weight_error: largest departure of the mean weight from 1, beyond four standard errors.
+        bound: how the interval is made.
+        n_resamples: of the studentised bootstrap.
+    """
+
+    alpha: float = 0.05
+    min_gain: float = 0.0
+    worthwhile_gain: float = 0.02
+    tolerated_loss: float = 0.02
+    min_events: int = 300
+    min_difference_ess: float = 50.0
+    min_action_events: int = 20
+    max_unsupported_mass: float = 0.02
+    max_mean_weight_error: float = 0.02
+    bound: Bound = "normal"
+    n_resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.alpha < 0.5:
+            raise ValueError(f"alpha is {self.alpha}: must lie inside (0, 0.5)")
+        if self.worthwhile_gain < self.min_gain:
+            raise ValueError(f"worthwhile_gain {self.worthwhile_gain} must be >= min_gain {self.min_gain}")
+        if self.tolerated_loss < 0.0:
+            raise ValueError(f"tolerated_loss is {self.tolerated_loss}: must be >= 0")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate minus incumbent on one slice of the log; differences in units of reward.
+
+    ``lower`` and ``upper`` each hold with confidence 1 - alpha. ``difference_ess`` is the effective number
+    of events that tell the policies apart, ``*_ess`` and ``*_mean_weight`` those of each policy;
+    ``unsupported_mass`` is the larger of the two policies'.
+    """
+
+    label: str
+    n_events: int
+    n_units: int
+    difference: float
+    standard_error: float
+    lower: float
+    upper: float
+    difference_ess: float
+    candidate_ess: float
+    incumbent_ess: float
+    candidate_mean_weight: float
+    incumbent_mean_weight: float
+    unsupported_mass: float
+    decision: Decision
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The overall decision with its reasons, and the comparisons it rests on."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    overall: Comparison
+    by_preference: tuple[Comparison, ...]
+    by_segment: tuple[Comparison, ...]
+    thresholds: VerdictThresholds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts, strings and numbers, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Per event: paired contributions, both policies' weights, and their mass on unsupported models."""
+
+    contributions: Float64Array
+    candidate_weights: Float64Array
+    incumbent_weights: Float64Array
+    unsupported: Float64Array
+    policies_differ: npt.NDArray[np.bool_]
+    groups: npt.NDArray[np.int64]
+    smallest_propensity: float
+
+    def over_dial(self) -> _Evidence:
+        return self._with(lambda table: table.mean(axis=1), np.asarray(self.policies_differ.any(axis=1)))
+
+    def setting(self, s: int) -> _Evidence:
+        return self._with(lambda table: table[:, s], self.policies_differ[:, s])
+
+    def events(self, mask: npt.NDArray[np.bool_]) -> _Evidence:
+        part = self._with(lambda table: table[mask], self.policies_differ[mask])
+        return _Evidence(**{**vars(part), "groups": self.groups[mask]})
+
+    def _with(self, view: Any, differ: npt.NDArray[np.bool_]) -> _Evidence:
+        return _Evidence(
+            contributions=view(self.contributions),
+            candidate_weights=view(self.candidate_weights),
+            incumbent_weights=view(self.incumbent_weights),
+            unsupported=view(self.unsupported),
+            policies_differ=differ,
+            groups=self.groups,
+            smallest_propensity=self.smallest_propensity,
+        )
+
+
+def paired_contributions(
+    log: LoggedOutcomes,
+    candidate: FloatArray,
+    incumbent: FloatArray,
+    predictions: OutcomePredictions,
+    w_cost: float,
+    tau_usd: float,
+) -> Float64Array:
+    """Return each event's doubly robust contribution to (candidate - incumbent) at one dial setting, shape
+    (n,).
+
+    ``sum_a (pi_c - pi_i)(a) r_hat(i, a) + (pi_c(a_i) - pi_i(a_i)) / p_i (r_i - r_hat(i, a_i))``; the mean
+    estimates the difference of mean rewards.
+
+    Args:
+        log: n events.
+        candidate: shape (n, K), probabilities of the candidate on the logged prompts at this setting.
+        incumbent: shape (n, K).
+        predictions: cross-fitted outcomes of the same events.
+        w_cost: the dial setting.
+        tau_usd: cost scale of the reward in USD.
+    """
+    view = log.at_preference(w_cost, tau_usd)
+    r_hat = predictions.rewards(w_cost, tau_usd)
+    ours = doubly_robust(view, candidate, r_hat).contributions
+    difference: Float64Array = ours - doubly_robust(view, incumbent, r_hat).contributions
+    return difference
+
+
+def judge(
+    log: LoggedOutcomes,
+    candidate: FloatArray,
+    incumbent: FloatArray,
+    predictions: OutcomePredictions,
+    *,
+    w_cost: FloatArray,
+    tau_usd: float,
+    segments: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    thresholds: VerdictThresholds | None = None,
+) -> Verdict:
+    """Judge a candidate against the incumbent on a feedback log that trained neither.
+
+    Every slice (the dial's mean, each setting, each segment over the dial's mean) gets its own decision:
+    `ship` when the lower bound exceeds ``min_gain``; `do not ship` when the upper bound lies below
+    ``worthwhile_gain``; `not enough data` otherwise, and whenever events, effective sample size or support
+    fall short. The whole ships when the dial's mean ships and no slice's upper bound, at a level divided by
+    the number of slices (Bonferroni), lies below ``-tolerated_loss``.
+
+    Args:
+        log: n events with true propensities.
+        candidate: shape (S, n, K), probabilities on the logged prompts (and their eligible models) per
+            setting.
+        incumbent: shape (S, n, K).
+        predictions: cross-fitted outcomes (`cross_fit_outcomes`) of the same events.
+        w_cost: shape (S,), the dial settings.
+        tau_usd: cost scale of the reward in USD.
+        segments: shape (n,), the task of each event; None for no segments.
+        groups: shape (n,), events with one label are dependent (one prompt); None: all independent.
+        thresholds: see `VerdictThresholds`.
+
+    Raises:
+        ValueError: malformed arrays.
+    """
+    limits = thresholds or VerdictThresholds()
+    settings = np.atleast_1d(np.asarray(w_cost, dtype=np.float64))
+    evidence = _collect(log, candidate, incumbent, predictions, settings, tau_usd, groups, limits)
+    whole = evidence.over_dial()
+    overall = _compare("overall", whole, limits)
+    slices = [(f"w_cost={w:g}", evidence.setting(s)) for s, w in enumerate(settings)]
+    n_settings = len(slices)
+    if segments is not None:
+        names = np.asarray(segments)
+        if names.shape != (len(log),):
+            raise ValueError(f"segments has shape {names.shape}: expected ({len(log)},), one per event")
+        slices += [(f"task={name}", whole.events(names == name)) for name in np.unique(names)]
+    rows = [_compare(label, part, limits) for label, part in slices]
+    losses = [
+        f"{row.label} loses at least {-bound:.4f} (tolerated {limits.tolerated_loss:g})"
+        for row, (_, part) in zip(rows, slices)
+        if not _lacks(row, limits)
+        and (bound := _interval(part, limits, limits.alpha / len(slices)).high) < -limits.tolerated_loss
+    ]
+    blocked = overall.decision is Decision.SHIP and bool(losses)
+    return Verdict(
+        decision=Decision.DO_NOT_SHIP if blocked else overall.decision,
+        reasons=overall.reasons + tuple(losses),
+        overall=overall,
+        by_preference=tuple(rows[:n_settings]),
+        by_segment=tuple(rows[n_settings:]),
+        thresholds=limits,
+    )
+
+
+def _collect(
+    log: LoggedOutcomes,
+    candidate: FloatArray,
+    incumbent: FloatArray,
+    predictions: OutcomePredictions,
+    settings: Float64Array,
+    tau_usd: float,
+    groups: npt.ArrayLike | None,
+    limits: VerdictThresholds,
+) -> _Evidence:
+    for name, policy in (("candidate", candidate), ("incumbent", incumbent)):
+        if np.ndim(policy) != 3 or np.shape(policy)[:2] != (settings.size, len(log)):
+            raise ValueError(
+                f"{name} has shape {np.shape(policy)}: expected ({settings.size}, {len(log)}, K)"
+            )
+    labels = np.arange(len(log)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if labels.shape != (len(log),):
+        raise ValueError(f"groups has shape {labels.shape}: expected ({len(log)},), one per event")
+    thin = np.bincount(log.actions, minlength=np.shape(candidate)[2]) < limits.min_action_events
+    shape = (len(log), settings.size)
+    contributions, weights_c, weights_i, unsupported = (np.empty(shape) for _ in range(4))
+    differ = np.empty(shape, dtype=bool)
+    for s, w in enumerate(settings):
+        c, i = np.asarray(candidate[s], dtype=np.float64), np.asarray(incumbent[s], dtype=np.float64)
+        contributions[:, s] = paired_contributions(log, c, i, predictions, float(w), tau_usd)
+        view = log.at_preference(float(w), tau_usd)
+        weights_c[:, s], weights_i[:, s] = view.weights(c), view.weights(i)
+        unsupported[:, s] = np.maximum(c[:, thin].sum(axis=1), i[:, thin].sum(axis=1))
+        differ[:, s] = (c != i).any(axis=1)
+    return _Evidence(
+        contributions, weights_c, weights_i, unsupported, differ, labels, float(log.propensities.min())
+    )
+
+
+def _compare(label: str, part: _Evidence, limits: VerdictThresholds) -> Comparison:
+    m = moments(part.contributions, part.groups)
+    low, high = _interval(part, limits, limits.alpha)
+    row = Comparison(
+        label=label,
+        n_events=part.contributions.size,
+        n_units=m.n_units,
+        difference=m.mean,
+        standard_error=m.standard_error,
+        lower=low,
+        upper=high,
+        difference_ess=effective_sample_size(part.candidate_weights - part.incumbent_weights),
+        candidate_ess=effective_sample_size(part.candidate_weights),
+        incumbent_ess=effective_sample_size(part.incumbent_weights),
+        candidate_mean_weight=float(part.candidate_weights.mean()),
+        incumbent_mean_weight=float(part.incumbent_weights.mean()),
+        unsupported_mass=float(part.unsupported.mean()),
+        decision=Decision.NOT_ENOUGH_DATA,
+        reasons=(),
+    )
+    decision, reasons = _decide(row, part, limits)
+    return Comparison(**{**vars(row), "decision": decision, "reasons": reasons})
+
+
+def _decide(row: Comparison, part: _Evidence, limits: VerdictThresholds) -> tuple[Decision, tuple[str, ...]]:
+    if not part.policies_differ.any():
+        return Decision.DO_NOT_SHIP, ("candidate and incumbent decide alike on every event",)
+    lacking = _lacks(row, limits) + _weight_faults(part, limits)
+    if lacking:
+        return Decision.NOT_ENOUGH_DATA, lacking
+    span = f"difference {row.difference:+.4f}, bounds {row.lower:+.4f} .. {row.upper:+.4f}"
+    if row.lower > limits.min_gain:
+        return Decision.SHIP, (f"{span}: better than {limits.min_gain:+g}",)
+    if row.upper < limits.worthwhile_gain:
+        return Decision.DO_NOT_SHIP, (f"{span}: a gain of {limits.worthwhile_gain:+g} is ruled out",)
+    return Decision.NOT_ENOUGH_DATA, (f"{span}: neither a gain nor its absence is shown",)
+
+
+def _lacks(row: Comparison, limits: VerdictThresholds) -> tuple[str, ...]:
+    lacking = []
+    if row.n_units < limits.min_events:
+        lacking.append(f"{row.n_units} independent events, at least {limits.min_events} needed")
+    if row.difference_ess < limits.min_difference_ess:
+        lacking.append(
+            f"{row.difference_ess:.0f} effective events tell the policies apart, "
+            f"at least {limits.min_difference_ess:g} needed"
+        )
+    if row.unsupported_mass > limits.max_unsupported_mass:
+        lacking.append(
+            f"{row.unsupported_mass:.3f} of the decisions go to models with under {limits.min_action_events} "
+            f"logged events, at most {limits.max_unsupported_mass:g} allowed"
+        )
+    return tuple(lacking)
+
+
+def _weight_faults(part: _Evidence, limits: VerdictThresholds) -> tuple[str, ...]:
+    faults = []
+    for name, weights in (("candidate", part.candidate_weights), ("incumbent", part.incumbent_weights)):
+        m = moments(weights, part.groups)
+        if abs(m.mean - 1.0) > limits.max_mean_weight_error + 4.0 * m.standard_error:
+            faults.append(
+                f"mean weight of the {name} is {m.mean:.3f} +- {m.standard_error:.3f}, should be 1: "
+                "propensities are wrong or the log does not cover it"
+            )
+    return tuple(faults)
+
+
+def _interval(part: _Evidence, limits: VerdictThresholds, alpha: float) -> Interval:
+    confidence = 1.0 - 2.0 * alpha
+    if limits.bound == "normal":
+        return normal_interval(part.contributions, confidence, part.groups)
+    if limits.bound == "studentised_bootstrap":
+        return studentised_bootstrap_interval(
+            part.contributions, confidence, part.groups, limits.n_resamples, seed=0
+        )
+    # |sum_a (pi_c - pi_i) r_hat| <= 1 and |v_c - v_i| |r - r_hat| <= 1 / p, since rewards at one
+    # preference lie within a range of 1; a group adds up its events.
+    sizes = np.bincount(part.groups)
+    sizes = sizes[sizes > 0]
+    value_range = 2.0 * (1.0 + 1.0 / part.smallest_propensity) * float(sizes.max() / sizes.mean())
+    return empirical_bernstein_interval(part.contributions, value_range, confidence, part.groups)
