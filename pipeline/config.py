@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -75,13 +75,28 @@ class ExampleConfig(Config):
     seed: int = Field(ge=0)
 
 
+Benchmark = Literal[
+    "routerbench",
+    "llmrouterbench",
+    "routellm",
+    "ulab",
+    "routerarena",
+    "sprout",
+    "mmlu_pro",
+    "alpaca_eval",
+]
+"""Names of :data:`pipeline.loaders.registry.LOADERS`."""
+
+
 class DataConfig(Config):
     """What is read and how it is split."""
 
-    source: Literal["example", "tables", "log"]
+    source: Literal["example", "tables", "log", "benchmark"]
     prompts: PathOrUri | None = Field(description="prompts table (Parquet, CSV, JSONL; file, folder or URI)")
     outcomes: PathOrUri | None = Field(description="outcomes table: every model's score and cost")
     log: PathOrUri | None = Field(description="feedback log: one called model an event")
+    benchmark: Benchmark | None = Field(description="public benchmark to read, see docs/loaders.md")
+    path: PathOrUri | None = Field(description="its file or folder; null downloads it from the hub by name")
     columns: ColumnsConfig
     unknown_models: Literal["error", "drop"] = Field(description="what to do with models that have no price")
     ood_tasks: tuple[str, ...] = Field(description="tasks held out from training and reported apart")
@@ -90,6 +105,15 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _paths_given(self) -> DataConfig:
+        if self.source == "benchmark":
+            if self.benchmark is None:
+                raise ValueError(f"data.benchmark is not set; allowed: {', '.join(get_args(Benchmark))}")
+            return self
+        for key in ("benchmark", "path"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"data.{key} belongs to data=benchmark and would be ignored by '{self.source}'"
+                )
         needed = {"example": (), "tables": ("prompts", "outcomes"), "log": ("prompts", "log")}[self.source]
         for key in needed:
             if getattr(self, key) is None:
@@ -127,6 +151,9 @@ class BarpConfig(Config):
     hidden: tuple[Count, ...] = Field(description="widths of the MLP head's hidden layers")
     preference_dim: Count = Field(description="width of the preference encoder's output")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    input_std: Positive = Field(
+        description="scale of the standardised embedding; the smaller, the smoother the learned function"
+    )
 
 
 PolicyConfig = BarpConfig
@@ -143,11 +170,14 @@ class TrainConfig(Config):
     )
     lr: Positive
     weight_decay: NonNegative
-    batch_size: Count
+    batch_size: Count = Field(description="rows in one gradient step, over all learners")
     max_epochs: Count
     patience_epochs: Count = Field(description="stop after so many epochs without a better validation reward")
     entropy_coeff: NonNegative
     importance_clip: Positive = Field(description="largest importance weight in logged mode")
+    baseline: Literal["mean", "preference"] = Field(
+        description="what the reward is compared with: the batch's mean, or its least-squares fit on w_quality"
+    )
     num_learners: int = Field(ge=0, description="remote learners; 0 trains in the driver's process")
     num_gpus_per_learner: NonNegative
     torch_threads: Count

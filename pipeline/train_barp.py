@@ -45,11 +45,13 @@ def algorithm_config(
             weight_decay=train.weight_decay,
             entropy_coeff=train.entropy_coeff,
             importance_clip=train.importance_clip,
+            baseline=train.baseline,
             train_batch_size_per_learner=max(1, train.batch_size // learners),
             head=policy.head,
             hidden=policy.hidden,
             preference_dim=policy.preference_dim,
             dropout=policy.dropout,
+            input_std=policy.input_std,
         )
         .learners(num_learners=train.num_learners, num_gpus_per_learner=train.num_gpus_per_learner)
         .debugging(seed=config.run.seed)
@@ -76,13 +78,14 @@ def train_barp(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:
     )
     algorithm = settings.build_algo()
     try:
-        network, notes = _fit(config, data, algorithm)
+        network, notes = fit(config, data, algorithm)
     finally:
         algorithm.stop()
     return TrainedPolicy(BarpPolicy(data.train.pool.models, network), notes)
 
 
-def _fit(config: TradewindConfig, data: TrainingInputs, algorithm: Any) -> tuple[BarpNetwork, dict[str, Any]]:
+def fit(config: TradewindConfig, data: TrainingInputs, algorithm: Any) -> tuple[BarpNetwork, dict[str, Any]]:
+    """Run epochs until ``max_epochs``, ``patience_epochs`` or divergence; return the best network and notes."""
     best: BarpNetwork | None = None
     best_reward, best_epoch, epoch = -math.inf, 0, 0
     stopped = "max_epochs"

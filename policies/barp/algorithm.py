@@ -22,10 +22,11 @@ from policies.barp.rllib_base import OfflineAlgorithm, OfflineConfig
 from policies.barp.validation import DialValidator
 
 Mode = Literal["simulated_online", "logged"]
+Baseline = Literal["mean", "preference"]
 
 
 class TrainingDivergedError(RuntimeError):
-    """A loss or a weight stopped being finite; the message names epoch and step."""
+    """A loss, weight or logit stopped being finite; the message names epoch and step."""
 
 
 class BarpAlgorithmConfig(OfflineConfig):
@@ -46,10 +47,12 @@ class BarpAlgorithmConfig(OfflineConfig):
         self.weight_decay = 0.0
         self.entropy_coeff = 0.01
         self.importance_clip = 20.0
+        self.baseline: Baseline = "preference"
         self.head: Head = "mlp"
         self.hidden: tuple[int, ...] = (256,)
         self.preference_dim = 32
         self.dropout = 0.0
+        self.input_std = 0.1
         self.lr = 3e-4
         self.train_batch_size_per_learner = 256
         self.evaluation_interval = 1
@@ -62,10 +65,12 @@ class BarpAlgorithmConfig(OfflineConfig):
         weight_decay: float = NotProvided,
         entropy_coeff: float = NotProvided,
         importance_clip: float = NotProvided,
+        baseline: Baseline = NotProvided,
         head: Head = NotProvided,
         hidden: tuple[int, ...] = NotProvided,
         preference_dim: int = NotProvided,
         dropout: float = NotProvided,
+        input_std: float = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set how BaRP learns; further keywords (``lr``, ``train_batch_size_per_learner``) are RLlib's.
@@ -76,10 +81,12 @@ class BarpAlgorithmConfig(OfflineConfig):
             weight_decay: decoupled weight decay.
             entropy_coeff: beta of the entropy bonus.
             importance_clip: largest importance weight in logged mode.
+            baseline: see :func:`policies.barp.learner.batch_baseline`.
             head: decision head.
             hidden: widths of the MLP head's hidden layers.
             preference_dim: width of the preference encoder's output.
             dropout: share of hidden units dropped.
+            input_std: standard deviation to which the embedding's entries are scaled.
         """
         super().training(**kwargs)
         given = {
@@ -88,10 +95,12 @@ class BarpAlgorithmConfig(OfflineConfig):
             "weight_decay": weight_decay,
             "entropy_coeff": entropy_coeff,
             "importance_clip": importance_clip,
+            "baseline": baseline,
             "head": head,
             "hidden": hidden,
             "preference_dim": preference_dim,
             "dropout": dropout,
+            "input_std": input_std,
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -123,6 +132,8 @@ class BarpAlgorithmConfig(OfflineConfig):
             raise ValueError(f"tau_usd is {self.tau_usd}: must be a positive finite number of USD")
         if self.mode not in ("simulated_online", "logged"):
             raise ValueError(f"mode is {self.mode!r}; allowed: simulated_online, logged")
+        if self.baseline not in ("mean", "preference"):
+            raise ValueError(f"baseline is {self.baseline!r}; allowed: mean, preference")
         if not self.importance_clip > 0.0:
             raise ValueError(f"importance_clip is {self.importance_clip}: must be positive")
 
@@ -136,6 +147,7 @@ class BarpAlgorithmConfig(OfflineConfig):
             hidden=tuple(self.hidden),
             preference_dim=self.preference_dim,
             dropout=self.dropout,
+            input_std=self.input_std,
         )
 
     def get_default_learner_class(self) -> type[BarpLearner]:
@@ -165,14 +177,12 @@ class BarpAlgorithm(OfflineAlgorithm):
 
     def network(self) -> BarpNetwork:
         """Return a copy of the current network on the host, in evaluation mode."""
-        network = BarpNetwork(self.config.network_shape)
         prefix = "network."
         state = {
             name.removeprefix(prefix): torch.from_numpy(np.array(value))
             for name, value in self.module_state().items()
         }
-        network.load_state_dict(state)
-        return network.eval()
+        return BarpNetwork.of_state(self.config.network_shape, state)
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """Return the validation prompts' mean reward over the dial under greedy decisions."""
@@ -182,24 +192,26 @@ class BarpAlgorithm(OfflineAlgorithm):
         """Run one epoch and its validation, with the scalars at the top level of the result.
 
         Raises:
-            TrainingDivergedError: a loss or a weight is not finite.
+            TrainingDivergedError: a loss, a weight or a validation logit is not finite.
         """
         result = super().step()
         learned = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
         steps = int(learned["steps"])
+        done = self.iteration * steps
         if learned[NON_FINITE_STEP] >= 0:
-            step = self.iteration * steps + int(learned[NON_FINITE_STEP])
-            raise TrainingDivergedError(
-                f"epoch {self.iteration + 1}, step {step + 1}: the loss is not finite (lr={self.config.lr})"
-            )
+            raise self._diverged(done + int(learned[NON_FINITE_STEP]) + 1, "the loss")
         if not all(np.isfinite(value).all() for value in self.module_state().values()):
-            raise TrainingDivergedError(
-                f"epoch {self.iteration + 1}, step {(self.iteration + 1) * steps}: a weight is not finite "
-                f"(lr={self.config.lr})"
-            )
+            raise self._diverged(done + steps, "a weight")
         for name in ("loss", "train_reward", "entropy"):
             result[name] = float(learned[name])
-        result["gradient_steps"] = (self.iteration + 1) * steps
+        result["gradient_steps"] = done + steps
         if EVALUATION_RESULTS in result:
             result["validation_reward"] = float(result[EVALUATION_RESULTS]["validation_reward"])
+            if not np.isfinite(result["validation_reward"]):
+                raise self._diverged(done + steps, "a validation logit")
         return result
+
+    def _diverged(self, step: int, what: str) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"epoch {self.iteration + 1}, step {step}: {what} is not finite (lr={self.config.lr})"
+        )

@@ -1,4 +1,4 @@
-"""REINFORCE with a batch-mean baseline and an entropy bonus (BaRP, arXiv 2510.07429, training)."""
+"""REINFORCE with a batch baseline and an entropy bonus (BaRP, arXiv 2510.07429, training)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,27 @@ def uniform_preferences(n: int, device: torch.device) -> Tensor:
 def importance_weights(probability: Tensor, propensity: Tensor, clip: float) -> Tensor:
     """Return ``min(pi(a | x, w) / p, clip)``, shape (n,)."""
     return (probability / propensity).clamp(max=clip)
+
+
+def batch_baseline(reward: Tensor, preference: Tensor, weight: Tensor, kind: str) -> Tensor:
+    """Return the reward that the batch leads to expect, shape (n,).
+
+    Args:
+        reward: shape (n,).
+        preference: shape (n, 2).
+        weight: shape (n,), importance of each example.
+        kind: ``mean``, the (weighted) batch mean as published; or ``preference``, a weighted least-squares fit
+            of the batch's rewards on 1, w_quality, w_quality^2. Rewards range over [-1, 1] mostly because the
+            preference does, which no action can help: taking that part out leaves less noise in the gradient.
+    """
+    if kind == "mean":
+        return ((weight * reward).sum() / weight.sum().clamp_min(1e-8)).expand_as(reward)
+    w_quality = preference[:, :1]
+    features = torch.cat([torch.ones_like(w_quality), w_quality, w_quality**2], dim=1)
+    weighted = features * weight[:, None]
+    # A touch of ridge keeps batches of one or two examples solvable.
+    ridge = 1e-3 * torch.eye(features.shape[1], device=reward.device)
+    return features @ torch.linalg.solve(weighted.T @ features + ridge, weighted.T @ reward)
 
 
 class BarpLearner(EpochLearner):
@@ -88,17 +109,16 @@ class BarpLearner(EpochLearner):
         reward = w[:, 0] * score - w[:, 1] * cost_term
         log_probability = log_probabilities.gather(1, action)[:, 0]
         if self.config.mode == "simulated_online":
-            mean_reward = reward.mean()
-            weighted_advantage = reward - mean_reward
+            rho = torch.ones_like(reward)
         else:
             rho = importance_weights(
                 log_probability.detach().exp(), batch["propensities"], self.config.importance_clip
             )
-            mean_reward = (rho * reward).sum() / rho.sum().clamp_min(1e-8)
-            weighted_advantage = rho * (reward - mean_reward)
+        advantage = reward - batch_baseline(reward, w, rho, self.config.baseline)
+        mean_reward = (rho * reward).sum() / rho.sum().clamp_min(1e-8)
         entropy = -(probabilities * log_probabilities).sum(dim=1).mean()
         self._statistics.append(torch.stack([mean_reward, entropy.detach()]))
-        return -(weighted_advantage * log_probability).mean() - self.config.entropy_coeff * entropy
+        return -(rho * advantage * log_probability).mean() - self.config.entropy_coeff * entropy
 
     def log_epoch(self, losses: Tensor) -> None:
         """Log the epoch's mean loss, reward and entropy, and the first step whose loss was not finite."""

@@ -23,6 +23,8 @@ class NetworkShape:
         hidden: widths of the MLP head's hidden layers, unused by the others.
         preference_dim: width of phi(w).
         dropout: share of hidden units dropped in training.
+        input_std: standard deviation to which the embedding's entries are scaled; the smaller, the smoother
+            the learned function.
     """
 
     embedding_dim: int
@@ -31,6 +33,7 @@ class NetworkShape:
     hidden: tuple[int, ...] = (256,)
     preference_dim: int = 32
     dropout: float = 0.0
+    input_std: float = 0.1
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form."""
@@ -46,8 +49,7 @@ class BarpNetwork(nn.Module):
     """Logits ``g([e; phi(w)])`` over K models (BaRP, arXiv 2510.07429, policy).
 
     The frozen encoder's vector is standardised with the training prompts' mean and deviation, which travel with
-    the weights: unit-length sentence vectors have entries of about ``d ** -0.5``, too small a scale for the
-    usual initialisation.
+    the weights, so that learning rates mean the same for every encoder.
     """
 
     embedding_mean: Tensor
@@ -67,10 +69,19 @@ class BarpNetwork(nn.Module):
         first, *rest = (nn.Linear(a, b) for a, b in pairwise(widths))
         self.first, self.rest = first, nn.ModuleList(rest)
 
+    @classmethod
+    def of_state(cls, shape: NetworkShape, state: dict[str, Tensor]) -> Self:
+        """Return a network with given weights, for inference; no random number is drawn."""
+        with torch.device("meta"):
+            network = cls(shape)
+        network.load_state_dict(state, assign=True)
+        return network.eval().requires_grad_(False)
+
     def standardise(self, embeddings: Tensor) -> None:
         """Take mean and deviation from training embeddings, shape (n, d)."""
         self.embedding_mean.copy_(embeddings.mean(dim=0))
-        self.embedding_scale.copy_(embeddings.std(dim=0, correction=0).clamp_min(1e-6))
+        deviation = embeddings.std(dim=0, correction=0).clamp_min(1e-6)
+        self.embedding_scale.copy_(deviation / self.shape.input_std)
 
     def _scaled(self, embeddings: Tensor) -> Tensor:
         return (embeddings - self.embedding_mean) / self.embedding_scale

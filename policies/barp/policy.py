@@ -64,6 +64,4 @@ class BarpPolicy(Policy):
             if not (directory / name).exists():
                 raise InputError(f"{directory / name}: missing; not a saved '{cls.kind}' policy")
         shape = NetworkShape.from_dict(json.loads((directory / "network.json").read_text()))
-        network = BarpNetwork(shape)
-        network.load_state_dict(load_file(directory / "network.safetensors"))
-        return cls(models, network)
+        return cls(models, BarpNetwork.of_state(shape, load_file(directory / "network.safetensors")))

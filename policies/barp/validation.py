@@ -66,9 +66,11 @@ class DialValidator:
         )
 
     def mean_reward(self, network: BarpNetwork) -> float:
-        """Return the mean reward of the network's greedy decisions over prompts and dial settings."""
+        """Return the mean reward of the network's greedy decisions; NaN when a logit is not finite."""
         with torch.inference_mode():
             logits = network.dial_logits(self.embeddings, self.preferences)
+            if not torch.isfinite(logits).all():
+                return float("nan")
             action = logits.masked_fill(~self.allowed[:, None, :], MASKED_LOGIT).argmax(dim=2)
             score, cost_term = self.scores.gather(1, action), self.cost_terms.gather(1, action)
             reward = self.preferences[:, 0] * score - self.preferences[:, 1] * cost_term
