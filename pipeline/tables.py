@@ -231,18 +231,26 @@ def _check_unique(spec: TableSpec, table: pa.Table, files: list[str], rows: list
     raise InputError(f"{path}: row {row + 1}: duplicate key ({values}); allowed: one row per {spec.key}")
 
 
-def write_table(table: pa.Table, uri: str, *, row_group_rows: int = 65_536) -> None:
+def write_table(
+    table: pa.Table,
+    uri: str,
+    *,
+    row_group_rows: int = 65_536,
+    parquet_options: Mapping[str, Any] | None = None,
+) -> None:
     """Write one Parquet file so that readers see it whole or not at all.
 
     Local files are written under a temporary name and renamed; object stores publish on close.
+    ``parquet_options`` goes to :func:`pyarrow.parquet.write_table`; the default is zstd compression.
     """
+    options = {"compression": "zstd", **(parquet_options or {})}
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     local = isinstance(fs, LocalFileSystem)
     target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
     try:
         with fs.open(target, "wb") as stream:
-            pq.write_table(table, stream, row_group_size=row_group_rows, compression="zstd")
+            pq.write_table(table, stream, row_group_size=row_group_rows, **options)
         if local:
             fs.mv(target, path)
     except BaseException:
