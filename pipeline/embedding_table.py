@@ -87,13 +87,13 @@ def same_vectors(a: EncoderIdentity, b: EncoderIdentity) -> bool:
     )
 
 
-def to_arrow_vectors(vectors: npt.NDArray[np.floating]) -> pa.FixedSizeListArray:
+def to_arrow_vectors(vectors: npt.NDArray[Any]) -> pa.FixedSizeListArray:
     """Return a matrix, shape (n, d), as an Arrow column that shares its memory."""
     flat = np.ascontiguousarray(vectors).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
 
-def to_matrix(column: pa.ChunkedArray | pa.FixedSizeListArray) -> npt.NDArray[np.floating]:
+def to_matrix(column: pa.ChunkedArray | pa.FixedSizeListArray) -> npt.NDArray[Any]:
     """Return an Arrow column of vectors as a matrix, shape (n, d); a single chunk is not copied."""
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
