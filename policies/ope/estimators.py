@@ -20,8 +20,9 @@ import numpy as np
 
 from policies.ope.logged import Float64Array, FloatArray, LoggedBandit
 
-DEFAULT_CLIP = 10.0
-DEFAULT_SWITCH = 10.0
+DEFAULT_CLIP = 20.0
+DEFAULT_SWITCH = 20.0
+"""Above the weight that a uniform log over up to twenty models gives; a lower bound would cut every event there."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.ope.diagnostics import effective_sample_size
-from policies.ope.estimators import doubly_robust
 from policies.ope.intervals import (
     Interval,
     empirical_bernstein_interval,
@@ -27,7 +26,7 @@ from policies.ope.intervals import (
     normal_interval,
     studentised_bootstrap_interval,
 )
-from policies.ope.logged import Float64Array, FloatArray, LoggedOutcomes
+from policies.ope.logged import Float64Array, FloatArray, LoggedBandit, LoggedOutcomes
 from policies.ope.outcome_regression import OutcomePredictions
 
 Bound = Literal["normal", "studentised_bootstrap", "empirical_bernstein"]
@@ -180,10 +179,16 @@ def paired_contributions(
         tau_usd: cost scale of the reward in USD.
     """
     view = log.at_preference(w_cost, tau_usd)
-    r_hat = predictions.rewards(w_cost, tau_usd)
-    ours = doubly_robust(view, candidate, r_hat).contributions
-    difference: Float64Array = ours - doubly_robust(view, incumbent, r_hat).contributions
-    return difference
+    ours, theirs = view.checked_target(candidate), view.checked_target(incumbent)
+    r_hat = view.checked_predictions(predictions.rewards(w_cost, tau_usd), ours.shape[1])
+    return _paired(view, ours - theirs, r_hat)
+
+
+def _paired(view: LoggedBandit, shift: Float64Array, r_hat: Float64Array) -> Float64Array:
+    at = np.arange(len(view))
+    weights = shift[at, view.actions] / view.propensities
+    paired: Float64Array = (shift * r_hat).sum(axis=1) + weights * (view.rewards - r_hat[at, view.actions])
+    return paired
 
 
 def judge(
@@ -273,11 +278,14 @@ def _collect(
     shape = (len(log), settings.size)
     contributions, weights_c, weights_i, unsupported = (np.empty(shape) for _ in range(4))
     differ = np.empty(shape, dtype=bool)
+    at = np.arange(len(log))
     for s, w in enumerate(settings):
-        c, i = np.asarray(candidate[s], dtype=np.float64), np.asarray(incumbent[s], dtype=np.float64)
-        contributions[:, s] = paired_contributions(log, c, i, predictions, float(w), tau_usd)
         view = log.at_preference(float(w), tau_usd)
-        weights_c[:, s], weights_i[:, s] = view.weights(c), view.weights(i)
+        c, i = view.checked_target(candidate[s]), view.checked_target(incumbent[s])
+        r_hat = view.checked_predictions(predictions.rewards(float(w), tau_usd), c.shape[1])
+        contributions[:, s] = _paired(view, c - i, r_hat)
+        weights_c[:, s] = c[at, log.actions] / log.propensities
+        weights_i[:, s] = i[at, log.actions] / log.propensities
         unsupported[:, s] = np.maximum(c[:, thin].sum(axis=1), i[:, thin].sum(axis=1))
         differ[:, s] = (c != i).any(axis=1)
     return _Evidence(

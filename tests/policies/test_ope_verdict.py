@@ -151,6 +151,16 @@ def test_paired_difference_is_exactly_zero_where_policies_agree():
     assert difference[:100].any()
 
 
+def test_paired_difference_is_that_of_two_doubly_robust_estimates():
+    x, kind, log = simulate(500)
+    predictions = fitted(x, log)
+    ours, theirs = by_kind(kind)[1], constant(500, 3)[1]
+    view, r_hat = log.at_preference(0.5, TAU_USD), predictions.rewards(0.5, TAU_USD)
+    expected = [ope.doubly_robust(view, policy, r_hat).contributions for policy in (ours, theirs)]
+    paired = ope.paired_contributions(log, ours, theirs, predictions, 0.5, TAU_USD)
+    np.testing.assert_allclose(paired, expected[0] - expected[1], atol=1e-12)
+
+
 def test_malformed_policies_are_refused():
     x, kind, log = simulate(400)
     with pytest.raises(ValueError, match=r"candidate has shape .* expected \(3, 400, K\)"):
