@@ -45,7 +45,9 @@ class VerdictThresholds:
     """When a difference counts.
 
     Attributes:
-        alpha: one-sided error: the share of candidates no better than ``min_gain`` that may ship.
+        alpha: one-sided error: the share of candidates exactly ``min_gain`` better that may ship; worse ones
+            ship less often. 0.025 makes the bounds those of a two-sided 95 % interval and keeps the error
+            clear of 5 %.
         min_gain: reward by which the candidate must be better, at least; 0 means better at all.
         worthwhile_gain: when the log rules out a gain this large, the answer is `do not ship`, not
             `not enough data`.
@@ -55,11 +57,14 @@ class VerdictThresholds:
         min_action_events: a model logged less often counts as unsupported.
         max_unsupported_mass: largest mean probability that either policy may give to unsupported models.
         max_mean_weight_error: largest departure of the mean weight from 1, beyond four standard errors.
-        bound: how the interval is made.
+        bound: how the interval is made. On simulated logs the normal interval stayed closest to its level; the
+            studentised bootstrap shipped too often where few events tell the policies apart. Empirical
+            Bernstein holds at every n, but over eleven models logged uniformly its range term alone is 0.03
+            at 8,000 events, so that it cannot ship a gain of 0.02.
         n_resamples: of the studentised bootstrap.
     """
 
-    alpha: float = 0.05
+    alpha: float = 0.025
     min_gain: float = 0.0
     worthwhile_gain: float = 0.02
     tolerated_loss: float = 0.02
