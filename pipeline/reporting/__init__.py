@@ -1,0 +1,1 @@
+"""How the report draws and words what `evaluate` measured."""
