@@ -26,7 +26,7 @@ import torch
 from pipeline.console import configure_logging
 from policies.barp.algorithm import BarpAlgorithmConfig
 from policies.barp.arrays import TRAIN, VALIDATION, write_columns
-from policies.barp.learner import MASKED_LOGIT, batch_baseline, uniform_preferences
+from policies.barp.learner import MASKED_LOGIT, batch_baseline, sample_actions, uniform_preferences
 from policies.barp.network import BarpNetwork
 
 EMBEDDING_DIM = 384
@@ -110,7 +110,7 @@ class BareLoop:
             logits = self.network(self.embeddings[rows], w).masked_fill(~self.allowed[rows], MASKED_LOGIT)
             log_probabilities = torch.log_softmax(logits, dim=1)
             probabilities = log_probabilities.exp()
-            action = torch.multinomial(probabilities.detach(), 1)
+            action = sample_actions(log_probabilities.detach())
             score = self.scores[rows].gather(1, action)[:, 0]
             cost_term = self.cost_terms[rows].gather(1, action)[:, 0]
             reward = w[:, 0] * score - w[:, 1] * cost_term

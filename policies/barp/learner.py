@@ -29,6 +29,15 @@ def importance_weights(probability: Tensor, propensity: Tensor, clip: float) -> 
     return (probability / propensity).clamp(max=clip)
 
 
+def sample_actions(log_probabilities: Tensor) -> Tensor:
+    """Return one draw per row of log-probabilities (n, K), shape (n, 1), by the Gumbel-max trick.
+
+    Unlike ``torch.multinomial`` it lets NaN pass, so that the loss shows it and the step can be named.
+    """
+    exponential = torch.empty_like(log_probabilities).exponential_().clamp_min(1e-30)
+    return (log_probabilities - exponential.log()).argmax(dim=1, keepdim=True)
+
+
 def batch_baseline(reward: Tensor, preference: Tensor, weight: Tensor, kind: str) -> Tensor:
     """Return the reward that the batch leads to expect, shape (n,).
 
@@ -97,7 +106,7 @@ class BarpLearner(EpochLearner):
         log_probabilities = torch.log_softmax(logits, dim=1)
         probabilities = log_probabilities.exp()
         if self.config.mode == "simulated_online":
-            action = torch.multinomial(probabilities.detach(), 1)
+            action = sample_actions(log_probabilities.detach())
             score, cost_term = (
                 batch["scores"].gather(1, action)[:, 0],
                 batch["cost_terms"].gather(1, action)[:, 0],

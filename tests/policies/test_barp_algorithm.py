@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from policies.barp.algorithm import BarpAlgorithm, BarpAlgorithmConfig, TrainingDivergedError
 from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns
-from policies.barp.learner import batch_baseline, importance_weights, uniform_preferences
+from policies.barp.learner import (
+    MASKED_LOGIT,
+    batch_baseline,
+    importance_weights,
+    sample_actions,
+    uniform_preferences,
+)
 from policies.barp.policy import BarpPolicy
 from policies.base import greedy
 from policies.datasets import LoggedFeedback, OutcomeMatrix
@@ -160,7 +166,7 @@ def test_missing_outcomes_are_never_sampled(ray_session, tmp_path):
 
 
 def test_divergence_names_epoch_and_step(ray_session, tmp_path):
-    algorithm = build(tmp_path / "arrays", planted_table(), lr=1e38)
+    algorithm = build(tmp_path / "arrays", planted_table(), lr=1e37)
     try:
         with pytest.raises(TrainingDivergedError, match=r"epoch 1, step 2\b"):
             algorithm.train()
@@ -177,6 +183,15 @@ def test_importance_weight_is_the_ratio_up_to_its_bound(probability, propensity,
     weight = importance_weights(torch.tensor([probability]), torch.tensor([propensity]), clip).item()
     assert weight <= clip * (1 + 1e-6)
     assert weight == pytest.approx(min(probability / propensity, clip), rel=1e-5)
+
+
+def test_actions_are_drawn_with_their_probabilities_and_never_where_masked():
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, 2.0, MASKED_LOGIT, 0.0]).expand(40_000, 4)
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    drawn = torch.bincount(sample_actions(log_probabilities)[:, 0], minlength=4) / 40_000
+    assert drawn[2] == 0
+    torch.testing.assert_close(drawn, log_probabilities[0].exp(), atol=0.01, rtol=0)
 
 
 def test_mean_baseline_is_the_weighted_batch_mean():
