@@ -27,14 +27,15 @@ def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> Trade
     """Return the configuration of ``key=value`` overrides.
 
     ``pool=PATH`` (an existing YAML file, or anything with a slash or a ``.yaml`` ending) stands for
-    ``pool=file pool.path=PATH``. ``run=DIR`` names an existing run: its recorded overrides come first, those
-    given now win.
+    ``pool=file pool.path=PATH``. ``source=NAME [path=PATH]`` stands for ``data=benchmark data.benchmark=NAME
+    [data.path=PATH]``, or for ``data=NAME`` where that is an option of the group. ``run=DIR`` names an
+    existing run: its recorded overrides come first, those given now win.
 
     Raises:
         InputError: an unknown key or group option, a wrong type or an out-of-range value, with the key's
             path, the value and what is allowed.
     """
-    pairs = _pairs(overrides)
+    pairs = _spell_out_source(_pairs(overrides), conf_dir)
     if "run" in pairs:
         run_dir = Path(pairs.pop("run")).expanduser().absolute()
         pairs = {**recorded_overrides(run_dir), **pairs, "run.dir": str(run_dir)}
@@ -67,7 +68,7 @@ def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
         InputError: the folder cannot be written.
     """
     run_dir = config.run.path
-    pairs = _pairs(overrides)
+    pairs = _spell_out_source(_pairs(overrides), CONF_DIR)
     if "run" in pairs:
         del pairs["run"]
         pairs = {**recorded_overrides(run_dir), **pairs}
@@ -98,6 +99,22 @@ def _pairs(overrides: Sequence[str]) -> dict[str, str]:
         pairs.pop(key, None)
         pairs[key] = value
     return pairs
+
+
+def _spell_out_source(pairs: dict[str, str], conf_dir: Path) -> dict[str, str]:
+    if "path" in pairs and "source" not in pairs:
+        raise InputError(f"path={pairs['path']}: belongs to source=NAME; give data.path or pool.path instead")
+    long_form: dict[str, str] = {}
+    for key, value in pairs.items():
+        if key == "path":
+            long_form["data.path"] = value
+        elif key != "source":
+            long_form[key] = value
+        elif (conf_dir / "data" / f"{value}.yaml").exists() and not value.startswith("_"):
+            long_form["data"] = value
+        else:
+            long_form |= {"data": "benchmark", "data.benchmark": value}
+    return long_form
 
 
 def _is_path(value: str) -> bool:

@@ -9,7 +9,8 @@ import polars as pl
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.layout import RunLayout
-from pipeline.splits import SPLITS, assign_splits
+from pipeline.provenance import Provenance, record_provenance
+from pipeline.splits import SPLITS, TEST, assign_splits
 from pipeline.tables import conform, read_table, to_polars, write_table
 from policies.errors import InputError
 from policies.pool import PoolFile, read_pool_file
@@ -28,9 +29,13 @@ def run(config: TradewindConfig) -> None:
     layout = RunLayout.of(config)
     pool_file = read_pool_file(config.pool.path)
     models = pool_file.pool(config.pool.name).models
+    provenance = Provenance(config.data.source)
     if config.data.source == "example":
         prompts, frame = _example(config, pool_file)
         spec, uri = OUTCOMES, "the embedded example"  # type: TableSpec, str | None
+    elif config.data.source == "benchmark":
+        prompts, frame, provenance = _benchmark(config, pool_file)
+        spec, uri = OUTCOMES, f"data.benchmark={config.data.benchmark}"
     else:
         prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts)
         spec, uri, columns = (
@@ -43,15 +48,35 @@ def run(config: TradewindConfig) -> None:
         _check_prompts_known(frame, prompts, str(uri))
     frame = frame.filter(pl.col("model").is_in(list(models)))
     _check_models_seen(frame, models, str(uri), all_needed=spec is OUTCOMES)
-    splits = assign_splits(prompts, config.data)
+    splits = _splits(prompts, config, provenance)
 
+    record_provenance(layout, provenance)  # first: no table lies here without what it forbids
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
     path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
     write_table(conform(spec, frame.to_arrow(), path), path)
     write_table(splits.to_arrow(), str(layout.splits))
+    for note in provenance.notes:
+        say(f"ingest: {note}")
     shares = dict(splits["split"].value_counts().iter_rows())
     counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
     say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
+
+
+def _benchmark(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFrame, pl.DataFrame, Provenance]:
+    from pipeline.loaders.base import LoaderOptions
+    from pipeline.loaders.registry import LOADERS, load_benchmark
+
+    name = config.data.benchmark
+    assert name is not None, "the configuration guarantees a benchmark for the source"
+    options = LoaderOptions(pool_file, config.data.unknown_models, config.data.prompts)
+    tables = load_benchmark(name, config.data.path, options)
+    return tables.prompts, tables.outcomes, Provenance(name, LOADERS[name].evaluation_only, tables.notes)
+
+
+def _splits(prompts: pl.DataFrame, config: TradewindConfig, provenance: Provenance) -> pl.DataFrame:
+    if provenance.evaluation_only:
+        return prompts.select("prompt_id", split=pl.lit(TEST))
+    return assign_splits(prompts, config.data)
 
 
 def _read(

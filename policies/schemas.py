@@ -76,6 +76,8 @@ OUTCOMES = TableSpec(
             _column("prompt_tokens", pa.int64(), nullable=True),
             _column("completion_tokens", pa.int64(), nullable=True),
             _column("latency_s", pa.float64(), nullable=True),
+            # True where the cost was computed from prices because the source gave none.
+            _column("cost_estimated", pa.bool_(), nullable=True),
         ]
     ),
     key=("prompt_id", "model"),
@@ -86,7 +88,7 @@ OUTCOMES = TableSpec(
         "completion_tokens": NON_NEGATIVE,
         "latency_s": NON_NEGATIVE,
     },
-    optional=("prompt_tokens", "completion_tokens", "latency_s"),
+    optional=("prompt_tokens", "completion_tokens", "latency_s", "cost_estimated"),
     aliases={"cost": "cost_usd"},
 )
 

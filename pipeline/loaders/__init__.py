@@ -1,0 +1,1 @@
+"""Readers of the public routing benchmarks, one module a format; :mod:`pipeline.loaders.registry` lists them."""
