@@ -151,4 +151,10 @@ def write_embeddings(table: EmbeddingTable, folder: Path) -> None:
         to_arrow_vectors(table.vectors),
     ]
     arrow = pa.table(columns, schema=schema.with_metadata(identity_metadata(table.identity)))
-    write_table(arrow, str(folder / PART), parquet_options=PARQUET_OPTIONS)
+    # Arrow reads each row group into a chunk of its own; one chunk is one matrix without a copy.
+    write_table(
+        arrow,
+        str(folder / PART),
+        row_group_rows=max(arrow.num_rows, 1),
+        parquet_options=PARQUET_OPTIONS,
+    )
