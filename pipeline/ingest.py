@@ -10,7 +10,7 @@ from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.layout import RunLayout
 from pipeline.provenance import Provenance, record_provenance
-from pipeline.splits import SPLITS, TEST, assign_splits
+from pipeline.splits import SPLITS, TEST, TRAIN, VALIDATION, assign_splits
 from pipeline.tables import conform, read_table, to_polars, write_table
 from policies.errors import InputError
 from policies.pool import PoolFile, read_pool_file
@@ -68,15 +68,18 @@ def _benchmark(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFra
 
     name = config.data.benchmark
     assert name is not None, "the configuration guarantees a benchmark for the source"
-    options = LoaderOptions(pool_file, config.data.unknown_models, config.data.prompts)
+    options = LoaderOptions(
+        pool_file, config.data.unknown_models, config.data.prompts, config.data.columns.prompts
+    )
     tables = load_benchmark(name, config.data.path, options)
     return tables.prompts, tables.outcomes, Provenance(name, LOADERS[name].evaluation_only, tables.notes)
 
 
 def _splits(prompts: pl.DataFrame, config: TradewindConfig, provenance: Provenance) -> pl.DataFrame:
-    if provenance.evaluation_only:
-        return prompts.select("prompt_id", split=pl.lit(TEST))
-    return assign_splits(prompts, config.data)
+    splits = assign_splits(prompts, config.data)
+    if provenance.evaluation_only:  # nothing to train or choose on
+        return splits.with_columns(pl.col("split").replace({TRAIN: TEST, VALIDATION: TEST}))
+    return splits
 
 
 def _read(

@@ -18,6 +18,7 @@ from policies.errors import InputError
 PREFERRED_ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 """AlpacaEval 2's default judge, taken where a folder holds the judgements of several."""
 DRAW = 1.5
+USED_KEYS = ("instruction", "dataset", "generator_1", "generator_2", "output_2", "annotator", "preference")
 
 
 def load(path: Path, options: LoaderOptions) -> LoadedTables:
@@ -48,7 +49,7 @@ def load(path: Path, options: LoaderOptions) -> LoadedTables:
             prompt_id,
             text_of(body, "generator_2", file, row),
             score=_score(body, file, row),
-            response=answer if isinstance(answer, str) else None,
+            response=answer if isinstance(answer, int) else None,
             file=file,
             row=row,
         )
@@ -62,7 +63,15 @@ def _entries(file: Path) -> list[tuple[Path, int, dict[str, Any]]]:
     body = parse_json(file.read_bytes(), str(file))
     if not isinstance(body, list) or not all(isinstance(entry, dict) for entry in body):
         raise InputError(f"{file}: allowed: a list of annotation objects")
-    return [(file, row, entry) for row, entry in enumerate(body, start=1)]
+    return [(file, row, _slim(entry)) for row, entry in enumerate(body, start=1)]
+
+
+def _slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what is used, with the answer's length for its text: the answers of all models take gigabytes."""
+    kept = {key: entry[key] for key in USED_KEYS if key in entry}
+    if isinstance(entry.get("output_2"), str):
+        kept["output_2"] = len(entry["output_2"])
+    return kept
 
 
 def _annotator(entries: list[tuple[Path, int, dict[str, Any]]], path: Path) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +20,13 @@ class LoaderOptions:
         pool_file: prices; a missing cost is computed from them.
         unknown_models: ``error`` refuses a model without a price, ``drop`` leaves its rows out.
         prompts: prompts table (``prompt_id``, ``prompt``) for formats that carry no prompt text.
+        prompt_columns: input columns of that table where the names differ.
     """
 
     pool_file: PoolFile
     unknown_models: Literal["error", "drop"] = "error"
     prompts: str | None = None
+    prompt_columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def _load_csv(path: Path, options: LoaderOptions) -> LoadedTables:
         raise InputError(
             f"{path}: this csv has no prompt texts; give data.prompts=TABLE with prompt_id and prompt"
         )
-    known = to_polars(read_table(PROMPTS, options.prompts))
+    known = to_polars(read_table(PROMPTS, options.prompts, columns=options.prompt_columns))
     prompts = dict(zip(known["prompt_id"], known["prompt"]))
     frame = read_csv_text(path)
     need_columns(frame.columns, CSV_COLUMNS, path)

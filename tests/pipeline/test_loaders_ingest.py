@@ -10,7 +10,7 @@ import yaml
 
 from pipeline import ingest
 from pipeline.__main__ import main
-from pipeline.compose import load_config, record_config
+from pipeline.compose import CONF_DIR, load_config, record_config
 from pipeline.config import Benchmark
 from pipeline.layout import RunLayout
 from pipeline.loaders.pricing import price_missing
@@ -56,7 +56,7 @@ def routerbench_csv(tmp_path):
 def arena(tmp_path):
     rows = [
         {
-            "global_index": f"AIME_{i}",
+            "global_index": f"{'AIME' if i % 2 else 'HLE'}_{i}",
             "question": f"Solve {i}",
             "llm_selected": model,
             "generated_answer": "1",
@@ -181,6 +181,8 @@ def test_evaluation_only_source_is_refused_for_training(arena, routerbench_csv, 
     common = [f"pool={pool_path}", f"run.dir={tmp_path / 'run'}"]
     config = load_config(["source=routerarena", f"path={arena}", *common])
     layout = RunLayout.of(config)
+    ingest.run(load_config(["source=routerarena", f"path={arena}", "data.ood_tasks=[AIME]", *common]))
+    assert set(pl.read_parquet(layout.splits)["split"]) == {"test", "ood"}
     ingest.run(config)
     assert set(pl.read_parquet(layout.splits)["split"]) == {"test"}, "nothing to train or choose on"
     with pytest.raises(InputError, match=r"source\.json: 'routerarena' is for evaluation only"):
@@ -257,3 +259,9 @@ def test_answer_of_unknown_length_is_as_long_as_the_models_others():
     assert priced["cost_usd"].to_list() == pytest.approx([70e-6, 70e-6, 0.0, None])
     assert priced["completion_tokens"].to_list() == [None, 30.0, None, None], "no length is invented"
     assert priced["cost_estimated"].to_list() == [True, True, False, None]
+
+
+@pytest.mark.parametrize("name", list(LOADERS))
+def test_every_loader_has_a_documented_command(name):
+    page = (CONF_DIR.parent / "docs" / "loaders.md").read_text()
+    assert f"**Command.** `python -m pipeline ingest source={name} " in page

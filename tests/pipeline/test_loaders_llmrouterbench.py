@@ -154,8 +154,9 @@ CSV = """row_id,dataset,prompt_id,index,model,score,cost,prompt_tokens,completio
 def test_csv_takes_the_texts_from_a_prompts_table(tmp_path, loader_options, outcome_of):
     (tmp_path / "derived.csv").write_text(CSV)
     prompts = tmp_path / "prompts.parquet"
-    pl.DataFrame({"prompt_id": ["p1", "p2"], "prompt": ["one", "two"]}).write_parquet(prompts)
-    tables = load(tmp_path / "derived.csv", loader_options("m1", "m2", prompts=str(prompts)))
+    pl.DataFrame({"prompt_id": ["p1", "p2"], "text": ["one", "two"]}).write_parquet(prompts)
+    options = loader_options("m1", "m2", prompts=str(prompts), prompt_columns={"prompt": "text"})
+    tables = load(tmp_path / "derived.csv", options)
     assert tables.prompts.rows() == [("p1", "one", "aime"), ("p2", "two", "aime")]
     assert outcome_of(tables, "p1", "m1")["cost_estimated"] is False
     unknown = outcome_of(tables, "p1", "m2")
