@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.compose import CONFIG_FILE
 from pipeline.config import TradewindConfig
+from pipeline.console import say, verbose
 from pipeline.layout import RunLayout
 from policies import pyfunc
 from policies.bundle import RouterBundle
@@ -104,6 +105,10 @@ def run(config: TradewindConfig) -> Registered:
         tracking_uri=uri,
     )
     _write_json(layout.registered, asdict(registered))
+    say(
+        f"registered {registered.name} version {registered.version} as '{registered.alias}': policy "
+        f"{registered.policy_version}, {uri}"
+    )
     return registered
 
 
@@ -143,7 +148,7 @@ def _register_new(
 ) -> ModelVersion:
     import mlflow
 
-    experiment_id = _experiment(client, config)
+    experiment_id = open_experiment(client, config)
     with _fluent(uri), mlflow.start_run(experiment_id=experiment_id, run_name=config.run.name) as active:
         run_id = active.info.run_id
         params = [Param(key, _param(value)) for key, value in flatten(config.plain())]
@@ -180,7 +185,8 @@ def _register_new(
         )
 
 
-def _experiment(client: MlflowClient, config: TradewindConfig) -> str:
+def open_experiment(client: MlflowClient, config: TradewindConfig) -> str:
+    """Return the id of the configured experiment, made if it is not there yet."""
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     if experiment is not None:
         return experiment.experiment_id
@@ -277,9 +283,12 @@ def _requirements() -> list[str]:
 
 
 def _quiet() -> None:
+    if verbose():
+        return
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # Set here as well as at start-up: MLflow sets its own level when it is imported.
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:
