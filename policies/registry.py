@@ -12,6 +12,10 @@ POLICY_CLASSES: dict[str, str] = {
     "random": "policies.constants:RandomPolicy",
     "best_single": "policies.constants:BestSinglePolicy",
     "barp": "policies.barp.policy:BarpPolicy",
+    "ridge": "policies.baselines.regression:RidgePolicy",
+    "knn": "policies.baselines.regression:KnnPolicy",
+    "clusters": "policies.baselines.regression:ClusterPolicy",
+    "mlp": "policies.baselines.mlp:MlpPolicy",
 }
 """Policy kind -> ``module:class``; classes are imported on first use."""
 
