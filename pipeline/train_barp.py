@@ -11,10 +11,11 @@ import torch
 from pipeline.config import TradewindConfig
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
-from policies.barp.algorithm import BarpAlgorithmConfig, TrainingDivergedError
+from policies.barp.algorithm import BarpAlgorithmConfig
 from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
 from policies.barp.network import BarpNetwork
 from policies.barp.policy import BarpPolicy
+from policies.barp.rllib_base import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 

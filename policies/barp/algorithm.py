@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.metrics import EVALUATION_RESULTS, LEARNER_RESULTS
 
 from policies.barp.arrays import VALIDATION, open_columns
-from policies.barp.learner import NON_FINITE_STEP, BarpLearner
+from policies.barp.learner import BarpLearner
 from policies.barp.network import BarpNetwork, Head, NetworkShape
 from policies.barp.rl_module import BarpModule
 from policies.barp.rllib_base import OfflineAlgorithm, OfflineConfig
@@ -23,10 +21,6 @@ from policies.barp.validation import DialValidator
 
 Mode = Literal["simulated_online", "logged"]
 Baseline = Literal["mean", "preference"]
-
-
-class TrainingDivergedError(RuntimeError):
-    """A loss, weight or logit stopped being finite; the message names epoch and step."""
 
 
 class BarpAlgorithmConfig(OfflineConfig):
@@ -163,6 +157,8 @@ class BarpAlgorithmConfig(OfflineConfig):
 class BarpAlgorithm(OfflineAlgorithm):
     """Trains BaRP; each result carries ``loss``, ``train_reward``, ``entropy`` and ``validation_reward``."""
 
+    reported = ("loss", "train_reward", "entropy")
+
     @classmethod
     def get_default_config(cls) -> AlgorithmConfig:
         """Return the default configuration."""
@@ -187,31 +183,3 @@ class BarpAlgorithm(OfflineAlgorithm):
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """Return the validation prompts' mean reward over the dial under greedy decisions."""
         return {"validation_reward": self._validator.mean_reward(self.network())}
-
-    def step(self) -> dict[str, Any]:
-        """Run one epoch and its validation, with the scalars at the top level of the result.
-
-        Raises:
-            TrainingDivergedError: a loss, a weight or a validation logit is not finite.
-        """
-        result = super().step()
-        learned = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
-        steps = int(learned["steps"])
-        done = self.iteration * steps
-        if learned[NON_FINITE_STEP] >= 0:
-            raise self._diverged(done + int(learned[NON_FINITE_STEP]) + 1, "the loss")
-        if not all(np.isfinite(value).all() for value in self.module_state().values()):
-            raise self._diverged(done + steps, "a weight")
-        for name in ("loss", "train_reward", "entropy"):
-            result[name] = float(learned[name])
-        result["gradient_steps"] = done + steps
-        if EVALUATION_RESULTS in result:
-            result["validation_reward"] = float(result[EVALUATION_RESULTS]["validation_reward"])
-            if not np.isfinite(result["validation_reward"]):
-                raise self._diverged(done + steps, "a validation logit")
-        return result
-
-    def _diverged(self, step: int, what: str) -> TrainingDivergedError:
-        return TrainingDivergedError(
-            f"epoch {self.iteration + 1}, step {step}: {what} is not finite (lr={self.config.lr})"
-        )

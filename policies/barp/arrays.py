@@ -12,11 +12,11 @@ from torch import Tensor
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
 
-ONLINE_COLUMNS = ("embeddings", "scores", "costs_usd")
-"""Full information: (n, d), (n, K) and (n, K) float32; NaN where not observed."""
+ONLINE_COLUMNS = ("embeddings", "prompt_tokens", "scores", "costs_usd")
+"""Full information: (n, d), (n,), (n, K) and (n, K) float32; NaN where not observed."""
 
-LOGGED_COLUMNS = ("embeddings", "actions", "propensities", "scores", "costs_usd", "eligible")
-"""Feedback log: (n, d) float32, (n,) int64, three of (n,) float32, (n, K) bool."""
+LOGGED_COLUMNS = ("embeddings", "prompt_tokens", "actions", "propensities", "scores", "costs_usd", "eligible")
+"""Feedback log: (n, d) and (n,) float32, (n,) int64, three of (n,) float32, (n, K) bool."""
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -33,6 +33,7 @@ def training_columns(data: OutcomeMatrix | LoggedFeedback) -> dict[str, npt.NDAr
         kept_prompts = data.rows(data.observed.any(axis=1))
         columns: dict[str, npt.NDArray] = {
             "embeddings": np.asarray(kept_prompts.embeddings, dtype=np.float32),
+            "prompt_tokens": kept_prompts.prompt_tokens.astype(np.float32),
             "scores": kept_prompts.scores.astype(np.float32),
             "costs_usd": kept_prompts.costs_usd.astype(np.float32),
         }
@@ -40,6 +41,7 @@ def training_columns(data: OutcomeMatrix | LoggedFeedback) -> dict[str, npt.NDAr
         events = data.scored()
         columns = {
             "embeddings": np.asarray(events.embeddings, dtype=np.float32),
+            "prompt_tokens": events.prompt_tokens.astype(np.float32),
             "actions": events.actions.astype(np.int64),
             "propensities": events.propensities.astype(np.float32),
             "scores": events.scores.astype(np.float32),

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from policies.barp.rllib_base import EpochLearner
 
-NON_FINITE_STEP = "non_finite_step"
-"""Metric: first step of the epoch (from 0) whose loss was not finite; -1 when all were."""
-
 MASKED_LOGIT = -1e9
 """Logit of a model that may not be sampled: its probability is exactly 0 in float32, its gradient finite."""
 
@@ -133,12 +130,4 @@ class BarpLearner(EpochLearner):
         """Log the epoch's mean loss, reward and entropy, and the first step whose loss was not finite."""
         reward, entropy = torch.stack(self._statistics).mean(dim=0).tolist()
         self._statistics.clear()
-        bad = torch.nonzero(~torch.isfinite(losses))
-        values = {
-            "loss": losses.mean().item(),
-            "train_reward": reward,
-            "entropy": entropy,
-            "steps": float(len(losses)),
-            NON_FINITE_STEP: float(bad[0].item()) if len(bad) else -1.0,
-        }
-        self.metrics.log_dict(values, key=DEFAULT_MODULE_ID, window=1)
+        self.log_losses(losses, train_reward=reward, entropy=entropy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
@@ -22,6 +22,7 @@ from ray.rllib.offline.offline_data import OfflineData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -33,6 +34,13 @@ from policies.barp.arrays import TRAIN, open_columns
 
 ROWS = "rows"
 EPOCH = "epoch"
+
+NON_FINITE_STEP = "non_finite_step"
+"""Metric: first step of the epoch (from 0) whose loss was not finite; -1 when all were."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss or a weight stopped being finite; the message names epoch and step."""
 
 
 def epoch_seed(seed: int, epoch: int, learner: int) -> int:
@@ -78,7 +86,24 @@ class EpochLearner(TorchLearner):
 
     @abstractmethod
     def log_epoch(self, losses: Tensor) -> None:
-        """Log what an epoch did; ``losses`` has shape (steps,)."""
+        """Log what an epoch did with :meth:`log_losses`; ``losses`` has shape (steps,)."""
+
+    def begin_epoch(self, n_steps: int) -> None:
+        """Prepare an epoch of ``n_steps`` gradient steps; runs with the epoch's seed."""
+
+    def after_step(self) -> None:
+        """Follow up on a gradient step."""
+
+    def log_losses(self, losses: Tensor, *, scale: float = 1.0, **further: float) -> None:
+        """Log the epoch's mean loss, its number of steps, the first non-finite step, and further figures."""
+        bad = torch.nonzero(~torch.isfinite(losses))
+        values = {
+            "loss": losses.mean().item() * scale,
+            "steps": float(len(losses)),
+            NON_FINITE_STEP: float(bad[0].item()) if len(bad) else -1.0,
+            **further,
+        }
+        self.metrics.log_dict(values, key=DEFAULT_MODULE_ID, window=1)
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Note the epoch that the algorithm counts."""
@@ -95,9 +120,11 @@ class EpochLearner(TorchLearner):
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(epoch_seed(self.config.seed, self._epoch, self._learner_index))
+            self.begin_epoch(len(steps))
             for step in steps:
                 result = super()._update({DEFAULT_MODULE_ID: self.minibatch(step)})
                 losses.append(result[1][DEFAULT_MODULE_ID].detach())
+                self.after_step()
         self.log_epoch(torch.stack(losses))
         assert result is not None
         return result
@@ -116,7 +143,13 @@ class OfflineConfig(AlgorithmConfig):
 
 
 class OfflineAlgorithm(Algorithm):
-    """One ``train()`` is one epoch; evaluation is a plain function of the weights."""
+    """One ``train()`` is one epoch; evaluation is a plain function of the weights.
+
+    Each result carries at its top level the learner's ``reported`` figures, ``gradient_steps`` and, where the
+    algorithm validates, ``validation_reward``.
+    """
+
+    reported: ClassVar[tuple[str, ...]] = ("loss",)
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Build data and learners, and hand the first to the second."""
@@ -144,6 +177,34 @@ class OfflineAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(batch=batch, timesteps=timesteps)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch and its validation.
+
+        Raises:
+            TrainingDivergedError: a loss, a weight or the validation reward is not finite.
+        """
+        result = super().step()
+        learned = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+        steps = int(learned["steps"])
+        done = self.iteration * steps
+        if learned[NON_FINITE_STEP] >= 0:
+            raise self._diverged(done + int(learned[NON_FINITE_STEP]) + 1, "the loss")
+        if not all(np.isfinite(value).all() for value in self.module_state().values()):
+            raise self._diverged(done + steps, "a weight")
+        for name in self.reported:
+            result[name] = float(learned[name])
+        result["gradient_steps"] = done + steps
+        if EVALUATION_RESULTS in result:
+            result["validation_reward"] = float(result[EVALUATION_RESULTS]["validation_reward"])
+            if not np.isfinite(result["validation_reward"]):
+                raise self._diverged(done + steps, "a validation logit")
+        return result
+
+    def _diverged(self, step: int, what: str) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"epoch {self.iteration + 1}, step {step}: {what} is not finite (lr={self.config.lr})"
+        )
 
     def module_state(self) -> dict[str, np.ndarray]:
         """Return the current weights of the trained module as arrays on the host."""

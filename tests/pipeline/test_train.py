@@ -11,8 +11,8 @@ from pipeline.join import load_feedback, load_outcomes
 from pipeline.layout import RunLayout
 from pipeline.train_barp import algorithm_config, fit, train_barp
 from pipeline.training import TrainingInputs
-from policies.barp.algorithm import TrainingDivergedError
 from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
+from policies.barp.rllib_base import TrainingDivergedError
 from policies.base import greedy
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.constants import BestSinglePolicy

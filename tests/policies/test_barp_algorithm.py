@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.barp.algorithm import BarpAlgorithm, BarpAlgorithmConfig, TrainingDivergedError
+from policies.barp.algorithm import BarpAlgorithm, BarpAlgorithmConfig
 from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns
 from policies.barp.learner import (
     MASKED_LOGIT,
@@ -14,6 +14,7 @@ from policies.barp.learner import (
     uniform_preferences,
 )
 from policies.barp.policy import BarpPolicy
+from policies.barp.rllib_base import TrainingDivergedError
 from policies.base import greedy
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
