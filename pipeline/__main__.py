@@ -33,6 +33,7 @@ STAGES = {
     "embed": Stage("prompts to vectors, with a pool of encoder actors", ("run", "encoder", "cluster")),
     "simulate": Stage("full outcome table to a partial-feedback log", ("run", "simulate", "output")),
     "train": Stage("learn the policy with RLlib", ("run", "policy", "train", "cluster")),
+    "tune": Stage("search the learner's settings with Ray Tune", ("run", "policy", "train", "tune", "cluster")),
     "evaluate": Stage("measure on held-out prompts and tasks; write the report", ("run", "evaluate")),
     "register": Stage("log to MLflow and register a model version", ("run", "tracking")),
     "route": Stage(

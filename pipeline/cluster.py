@@ -23,7 +23,7 @@ def ray_session(config: TradewindConfig) -> Iterator[None]:
         return
     _connect(config.cluster)
     if not verbose():
-        _quiet_data()
+        _quiet()
     try:
         yield
     finally:
@@ -36,6 +36,8 @@ def _connect(cluster: ClusterConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     level = logging.INFO if verbose() else logging.ERROR
+    if not verbose():
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     inside_job = "RAY_ADDRESS" in os.environ
     if cluster.address == "local" and not inside_job:
         ray.init(
@@ -51,9 +53,12 @@ def _connect(cluster: ClusterConfig) -> None:
         ray.init(address=address or "auto", log_to_driver=verbose(), logging_level=level)
 
 
-def _quiet_data() -> None:
+def _quiet() -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Ray's libraries set the levels of their own loggers on import, so the parent's does not reach them.
+    for library in ("data", "rllib", "tune", "serve"):
+        logging.getLogger(f"ray.{library}").setLevel(logging.ERROR)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -21,6 +22,8 @@ from policies.errors import InputError
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 OVERRIDES_FILE = "overrides.yaml"
 CONFIG_FILE = "config.yaml"
+SEARCH_FOLDER = "tune"
+"""Folder of a run in which a search keeps its state."""
 
 
 def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> TradewindConfig:
@@ -29,13 +32,14 @@ def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> Trade
     ``pool=PATH`` (an existing YAML file, or anything with a slash or a ``.yaml`` ending) stands for
     ``pool=file pool.path=PATH``. ``source=NAME [path=PATH]`` stands for ``data=benchmark data.benchmark=NAME
     [data.path=PATH]``, or for ``data=NAME`` where that is an option of the group. ``run=DIR`` names an
-    existing run: its recorded overrides come first, those given now win.
+    existing run: its recorded overrides come first, those given now win. ``resume=PATH``, the folder of a
+    search or of its run, stands for ``run=DIR tune.resume=DIR/tune``.
 
     Raises:
         InputError: an unknown key or group option, a wrong type or an out-of-range value, with the key's
             path, the value and what is allowed.
     """
-    pairs = _spell_out_source(_pairs(overrides), conf_dir)
+    pairs = _spell_out(_pairs(overrides), conf_dir)
     if "run" in pairs:
         run_dir = Path(pairs.pop("run")).expanduser().absolute()
         pairs = {**recorded_overrides(run_dir), **pairs, "run.dir": str(run_dir)}
@@ -46,7 +50,7 @@ def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> Trade
     try:
         return TradewindConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(_explain(error)) from None
+        raise InputError(explain(error)) from None
 
 
 def recorded_overrides(run_dir: Path) -> dict[str, str]:
@@ -68,7 +72,7 @@ def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
         InputError: the folder cannot be written.
     """
     run_dir = config.run.path
-    pairs = _spell_out_source(_pairs(overrides), CONF_DIR)
+    pairs = _spell_out(_pairs(overrides), CONF_DIR)
     if "run" in pairs:
         del pairs["run"]
         pairs = {**recorded_overrides(run_dir), **pairs}
@@ -78,7 +82,7 @@ def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
     resolved = config.plain()
     lines = []
     for key, value in pairs.items():
-        if key in ("output", "run.dir"):
+        if key in ("output", "run.dir", "tune.resume"):
             continue
         now = _lookup(resolved, key)
         lines.append(f"{key}={now}" if isinstance(now, str) and now.startswith("/") else f"{key}={value}")
@@ -99,6 +103,23 @@ def _pairs(overrides: Sequence[str]) -> dict[str, str]:
         pairs.pop(key, None)
         pairs[key] = value
     return pairs
+
+
+def _spell_out(pairs: dict[str, str], conf_dir: Path) -> dict[str, str]:
+    return _spell_out_resume(_spell_out_source(pairs, conf_dir))
+
+
+def _spell_out_resume(pairs: dict[str, str]) -> dict[str, str]:
+    if "resume" not in pairs:
+        return pairs
+    folder = Path(pairs["resume"]).expanduser().absolute()
+    run_dir = folder if (folder / OVERRIDES_FILE).exists() else folder.parent
+    if not (run_dir / OVERRIDES_FILE).exists():
+        raise InputError(
+            f"resume={folder}: neither the folder of a run nor of its search (no {OVERRIDES_FILE} there)"
+        )
+    rest = {key: value for key, value in pairs.items() if key != "resume"}
+    return {"run": str(run_dir), **rest, "tune.resume": str(run_dir / SEARCH_FOLDER)}
 
 
 def _spell_out_source(pairs: dict[str, str], conf_dir: Path) -> dict[str, str]:
@@ -165,27 +186,41 @@ def _explain_hydra(error: Exception, pairs: dict[str, str], conf_dir: Path) -> s
                 )
         elif (unknown := _unknown_key(key.lstrip("+~"))) is not None:
             return f"{key}={value}: unknown key; {unknown}"
+    refused = re.search(r"Could not override '([^']+)'", str(error))
+    if refused:
+        name = refused.group(1)
+        top = name.partition(".")[0]
+        chosen = pairs.get(top)
+        return f"{name}: not a key of {f'{top}={chosen}' if chosen else f'the default {top}'}"
     return str(error).strip()
 
 
 def _unknown_key(key: str) -> str | None:
     """Return what is allowed instead, or None when the key exists (or lies below a free-form mapping)."""
-    node: Any = TradewindConfig
+    nodes: list[type[BaseModel]] = [TradewindConfig]
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if not (isinstance(node, type) and issubclass(node, BaseModel)):
+        if not nodes:
             return None
-        names = list(node.model_fields)
-        if part not in names:
+        fields = {name: field for node in nodes for name, field in node.model_fields.items()}
+        if part not in fields:
             prefix = ".".join(parts[:depth])
-            near = difflib.get_close_matches(part, names, 1)
+            near = difflib.get_close_matches(part, fields, 1)
             hint = f"did you mean '{'.'.join([*parts[:depth], near[0]])}'? " if near else ""
-            return f"{hint}allowed{f' below {prefix}' if prefix else ''}: {', '.join(names)}"
-        node = node.model_fields[part].annotation
+            return f"{hint}allowed{f' below {prefix}' if prefix else ''}: {', '.join(fields)}"
+        nodes = _models_of(fields[part].annotation)
     return None
 
 
-def _explain(error: ValidationError) -> str:
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the configuration groups that an annotation admits: one, several of a union, or none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_of(part)]
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line per problem: key, value and what is allowed."""
     lines = []
     for problem in error.errors():
         path = ".".join(str(p) for p in problem["loc"])

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -48,6 +57,9 @@ class SplitConfig(Config):
     validation: Fraction
     test: Fraction
     salt: str = Field(description="another salt draws another split")
+    paraphrase_cosine: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        description="prompts with the same numbers and vectors at least this close share a split; null: copies only"
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitConfig:
@@ -66,6 +78,11 @@ class ColumnsConfig(Config):
     prompts: dict[str, str]
     outcomes: dict[str, str]
     log: dict[str, str]
+
+    @field_validator("prompts", "outcomes", "log", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 class ExampleConfig(Config):
@@ -156,7 +173,41 @@ class BarpConfig(Config):
     )
 
 
-PolicyConfig = BarpConfig
+class OutcomeModelByMode(Config):
+    """What the amount of feedback decides: a log of one outcome a prompt wants a smaller, more decayed network."""
+
+    hidden: Count = Field(description="width of a member's hidden layer")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    weight_decay: NonNegative = Field(description="decoupled decay of trunk and shared directions")
+    interaction_decay: NonNegative = Field(description="decoupled decay of the per-model interactions")
+    epochs: Count = Field(description="length of training: one cycle of the learning rate")
+
+
+class VisitsConfig(Config):
+    """How prompts are visited in simulated online training."""
+
+    epochs_per_round: Count = Field(description="epochs between two rounds of visits")
+    visits_per_round: Count = Field(description="visits of each prompt in a round")
+    explore: Fraction = Field(description="share of uniformly random visits after the first round")
+
+
+class OutcomeModelSettings(Config):
+    """Shared outcome model: predict every model's score and cost, then take the best for the preference."""
+
+    name: Literal["outcome_model"]
+    members: Count = Field(description="networks in the ensemble")
+    components: Count = Field(description="principal components of the embedding")
+    token_scale: Positive = Field(description="standard deviation of the log prompt tokens among the inputs")
+    input_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    length_weight: NonNegative = Field(description="weight of the cost loss beside the score loss")
+    lr: Positive = Field(description="peak of the learning rate's cycle")
+    batch_size: Count
+    logged: OutcomeModelByMode
+    simulated_online: OutcomeModelByMode
+    visits: VisitsConfig
+
+
+PolicyConfig = Annotated[BarpConfig | OutcomeModelSettings, Field(discriminator="name")]
 
 
 class TrainConfig(Config):
@@ -167,6 +218,9 @@ class TrainConfig(Config):
     )
     tau_usd: Positive | None = Field(
         description="cost scale; null means the 95th percentile of training costs"
+    )
+    tau_quantile: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        description="cost scale of the learner alone, as a quantile of training costs; null means tau_usd"
     )
     lr: Positive
     weight_decay: NonNegative
@@ -193,13 +247,81 @@ class SimulateConfig(Config):
     events_per_prompt: Count
 
 
+class Interval(Config):
+    """A range to search."""
+
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = Field(default=False, description="uniform in the logarithm")
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low} is not below high={self.high}")
+        if self.log and self.low <= 0.0:
+            raise ValueError(f"low={self.low}: a logarithmic range starts above 0")
+        return self
+
+
+class Choices(Config):
+    """Values to search among."""
+
+    choices: tuple[str | bool | int | float | tuple[int, ...] | None, ...] = Field(min_length=1)
+
+
+def _kind(value: Any) -> str:
+    names = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "choices" if "choices" in names else "interval"
+
+
+Dimension = Annotated[
+    Annotated[Interval, Tag("interval")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)
+]
+SearchObjective = Literal["reward", "cost_rise", "largest_share"]
+
+
 class TuneConfig(Config):
     """Hyper-parameter search with Ray Tune."""
 
-    num_samples: Count
-    cpus_per_trial: Positive
-    grace_epochs: Count
-    resume: PathOrUri | None
+    num_samples: Count = Field(description="trials; the first one is the configuration as it is")
+    time_budget_s: Positive | None = Field(description="no trial goes on after that long; null means no limit")
+    scheduler: Literal["asha", "pb2", "none"] = Field(
+        description="'asha' stops the worse trials early, 'pb2' lets them go on from a better trial's weights"
+    )
+    searcher: Literal["optuna", "random"] = Field(description="who proposes the values of a new trial")
+    objectives: tuple[SearchObjective, ...] = Field(
+        min_length=1,
+        description="what Optuna is told: validation reward, rise of cost along the dial, share of one model",
+    )
+    space: dict[str, Dimension] | None = Field(
+        description="key -> {low, high, log} or {choices}; null means the learner's own space"
+    )
+    cpus_per_trial: Positive = Field(description="may be a fraction; trials run as long as CPUs last")
+    max_epochs: Count | None = Field(description="longest trial; null means train.max_epochs")
+    grace_epochs: Count = Field(description="no trial is stopped or changed before that many epochs")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(description="one in so many trials goes on (asha)")
+    checkpoint_epochs: Count = Field(description="a killed search repeats at most so many epochs of a trial")
+    max_cost_rise: NonNegative = Field(
+        description="largest rise of mean cost between dial settings of a trial that may win, relative to the "
+        "dearest model"
+    )
+    max_largest_share: Fraction = Field(
+        description="largest share of decisions, over the dial, for one model of a trial that may win"
+    )
+    retrain: bool = Field(description="retrain the best on train and validation prompts and register it")
+    alias: str = Field(min_length=1, description="alias that the retrained policy takes")
+    resume: PathOrUri | None = Field(description="folder of an unfinished search (short form: resume=PATH)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TuneConfig:
+        if len(set(self.objectives)) < len(self.objectives) or "reward" not in self.objectives:
+            raise ValueError(
+                f"objectives is {list(self.objectives)}; allowed: reward, alone or with cost_rise, largest_share"
+            )
+        if self.scheduler == "pb2" and self.searcher != "random":
+            raise ValueError("scheduler=pb2 proposes values itself; allowed with it: searcher=random")
+        return self
 
 
 class EvaluateConfig(Config):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pipeline import embed, evaluate, ingest, register, simulate, train
 from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
+from pipeline.layout import RunLayout
+from pipeline.provenance import refuse_training
 
 
 def run(config: TradewindConfig) -> None:
     """Ingest, embed, simulate (where a log is to be learned from and none was given), train, evaluate, register."""
     with ray_session(config):
         ingest.run(config)
+        refuse_training(RunLayout.of(config))
         embed.run(config)
         if config.train.mode == "logged" and config.data.source != "log":
             simulate.run(config)

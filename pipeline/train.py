@@ -9,10 +9,13 @@ from pathlib import Path
 from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
 from pipeline.console import say
+from pipeline.cost_scale import reference_tau_usd, scale_costs_usd, training_tau_usd
 from pipeline.join import encoder_identity, load_feedback, load_outcomes
 from pipeline.layout import RunLayout
+from pipeline.provenance import refuse_training
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
+from pipeline.train_outcome_model import train_outcome_model
 from pipeline.training import HistoryFile, Trainer, TrainingInputs, content_hash
 from policies.bundle import RouterBundle
 from policies.costs import CostModel
@@ -21,6 +24,7 @@ from policies.errors import InputError
 
 TRAINERS: dict[str, Trainer] = {
     "barp": train_barp,
+    "outcome_model": train_outcome_model,
 }
 """Learner of each ``policy.name``."""
 
@@ -34,8 +38,11 @@ def run(config: TradewindConfig) -> RouterBundle:
         InputError: a table is missing or holds nothing to learn from.
     """
     layout = RunLayout.of(config)
-    train, validation = (_load(layout, config, split) for split in (TRAIN, VALIDATION))
-    tau_usd = config.train.tau_usd or _default_tau_usd(train)
+    refuse_training(layout)
+    train, validation = (load_training_data(layout, config, (split,)) for split in (TRAIN, VALIDATION))
+    tau_usd = training_tau_usd(
+        config, scale_costs_usd(train.scores, train.costs_usd), reference_tau_usd(config, train)
+    )
     history = HistoryFile(layout.history)
     started = time.perf_counter()
     with ray_session(config), tempfile.TemporaryDirectory(prefix=".training-", dir=layout.root) as scratch:
@@ -64,25 +71,26 @@ def run(config: TradewindConfig) -> RouterBundle:
     return RouterBundle.load(layout.policy)
 
 
-def _load(layout: RunLayout, config: TradewindConfig, split: str) -> OutcomeMatrix | LoggedFeedback:
+def load_training_data(
+    layout: RunLayout, config: TradewindConfig, splits: tuple[str, ...]
+) -> OutcomeMatrix | LoggedFeedback:
+    """Return what the configured mode may learn from: the log alone, or the full table.
+
+    Raises:
+        InputError: a table is missing, or the splits hold nothing to learn from.
+    """
     logged = config.train.mode == "logged"
     data: OutcomeMatrix | LoggedFeedback
-    data = load_feedback(layout, config, (split,)) if logged else load_outcomes(layout, config, (split,))
+    data = load_feedback(layout, config, splits) if logged else load_outcomes(layout, config, splits)
     usable = len(data.scored()) if isinstance(data, LoggedFeedback) else len(data)
     if usable == 0:
         what = "scored event" if logged else "observed outcome"
         source = layout.feedback if logged else layout.outcomes
         raise InputError(
-            f"{source}: no {what} among the {split} prompts; more prompts or another data.split is needed"
+            f"{source}: no {what} among the {' and '.join(splits)} prompts; "
+            "more prompts or another data.split is needed"
         )
     return data
-
-
-def _default_tau_usd(train: OutcomeMatrix | LoggedFeedback) -> float:
-    try:
-        return train.tau_usd()
-    except ValueError as error:
-        raise InputError(f"train.tau_usd: {error}") from None
 
 
 def _summary(notes: dict) -> str:

@@ -12,6 +12,7 @@ POLICY_CLASSES: dict[str, str] = {
     "random": "policies.constants:RandomPolicy",
     "best_single": "policies.constants:BestSinglePolicy",
     "barp": "policies.barp.policy:BarpPolicy",
+    "outcome_model": "policies.outcome_model.policy:OutcomeModelPolicy",
     "ridge": "policies.baselines.regression:RidgePolicy",
     "knn": "policies.baselines.regression:KnnPolicy",
     "clusters": "policies.baselines.regression:ClusterPolicy",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from policies.barp.learner import MASKED_LOGIT
 from policies.barp.network import BarpNetwork
+from policies.base import Policy
 from policies.preference import dial_grid, preferences_from_w_cost
 
 
@@ -75,6 +78,18 @@ class DialValidator:
             score, cost_term = self.scores.gather(1, action), self.cost_terms.gather(1, action)
             reward = self.preferences[:, 0] * score - self.preferences[:, 1] * cost_term
         return float(reward.mean(dtype=torch.float64))
+
+    def mean_reward_of(self, policy: Policy, prompt_tokens: npt.NDArray[np.floating] | None = None) -> float:
+        """Return the mean reward of any policy's greedy decisions; ``prompt_tokens`` has shape (n,)."""
+        embeddings, allowed = self.embeddings.numpy(), self.allowed.numpy()
+        rewards = []
+        for preference in self.preferences:
+            w = preference.expand(len(embeddings), 2).numpy()
+            decided = policy.action_probabilities(embeddings, w, allowed, prompt_tokens=prompt_tokens)
+            action = torch.from_numpy(decided.argmax(axis=1))[:, None]
+            score, cost_term = self.scores.gather(1, action), self.cost_terms.gather(1, action)
+            rewards.append((preference[0] * score - preference[1] * cost_term).mean(dtype=torch.float64))
+        return float(torch.stack(rewards).mean())
 
 
 def _mean_per_model(values: Tensor, actions: Tensor, n_models: int) -> Tensor:

@@ -1,0 +1,123 @@
+"""The outcome model through RLlib: a fixed number of epochs under one cycle of the learning rate."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from pipeline.config import OutcomeModelSettings, TradewindConfig
+from pipeline.console import progress
+from pipeline.training import TrainedPolicy, TrainingInputs
+from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns
+from policies.barp.rllib_base import TrainingDivergedError
+from policies.barp.validation import DialValidator
+from policies.outcome_model.algorithm import OutcomeModelAlgorithm, OutcomeModelConfig
+from policies.outcome_model.policy import OutcomeModelPolicy
+
+log = logging.getLogger(__name__)
+
+HISTORY_KEYS = ("gradient_steps", "loss", "revealed")
+
+
+def algorithm_config(
+    config: TradewindConfig, tau_usd: float, arrays: str, embedding_dim: int, input_prices: tuple[float, ...]
+) -> OutcomeModelConfig:
+    """Return RLlib's configuration for the configured policy and training.
+
+    Args:
+        config: the whole configuration; groups ``run``, ``policy`` and ``train`` are read.
+        tau_usd: cost scale in USD.
+        arrays: folder with the training columns.
+        embedding_dim: length of a vector.
+        input_prices: USD per prompt token of each model.
+    """
+    policy, train = config.policy, config.train
+    assert isinstance(policy, OutcomeModelSettings)
+    by_mode = policy.logged if train.mode == "logged" else policy.simulated_online
+    online: dict[str, Any] = {}
+    if train.mode == "simulated_online":
+        visits = policy.visits
+        online = {
+            "epochs_per_round": visits.epochs_per_round,
+            "visits_per_round": visits.visits_per_round,
+            "explore": visits.explore,
+        }
+    settings = (
+        OutcomeModelConfig()
+        .data(arrays, embedding_dim=embedding_dim, input_price_per_token_usd=input_prices)
+        .training(
+            mode=train.mode,
+            tau_usd=tau_usd,
+            lr=policy.lr,
+            train_batch_size_per_learner=max(1, policy.batch_size // max(1, train.num_learners)),
+            members=policy.members,
+            components=policy.components,
+            token_scale=policy.token_scale,
+            input_dropout=policy.input_dropout,
+            length_weight=policy.length_weight,
+            hidden=by_mode.hidden,
+            dropout=by_mode.dropout,
+            weight_decay=by_mode.weight_decay,
+            interaction_decay=by_mode.interaction_decay,
+            epochs=by_mode.epochs,
+            **online,
+        )
+        .learners(num_learners=train.num_learners, num_gpus_per_learner=train.num_gpus_per_learner)
+        .debugging(seed=config.run.seed)
+    )
+    assert isinstance(settings, OutcomeModelConfig)
+    return settings
+
+
+def train_outcome_model(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:
+    """Train the outcome model and return the router of the last epoch.
+
+    The learning rate's cycle and the decay do what early stopping would; validation prompts are only measured.
+    A loss or weight that stops being finite ends training at the named step with the last good epoch.
+
+    Raises:
+        TrainingDivergedError: that happened before any epoch was finished.
+        InputError: no row has an observed outcome.
+    """
+    pool = data.train.pool
+    arrays = data.scratch / "arrays"
+    write_columns(arrays / TRAIN, training_columns(data.train))
+    write_columns(arrays / VALIDATION, training_columns(data.validation))
+    torch.set_num_threads(config.train.torch_threads)
+    prices = tuple(float(p) for p in pool.prices_per_token_usd[:, 0])
+    settings = algorithm_config(config, data.tau_usd, str(arrays), data.train.embeddings.shape[1], prices)
+    algorithm = settings.build_algo()
+    try:
+        policy, notes = _fit(data, algorithm, settings.epochs)
+    finally:
+        algorithm.stop()
+    validator = DialValidator.of(
+        open_columns(arrays / VALIDATION), open_columns(arrays / TRAIN), data.tau_usd
+    )
+    return TrainedPolicy(policy, {**notes, "validation_reward": validator.mean_reward_of(policy)})
+
+
+def _fit(
+    data: TrainingInputs, algorithm: OutcomeModelAlgorithm, epochs: int
+) -> tuple[OutcomeModelPolicy, dict[str, Any]]:
+    models = data.train.pool.models
+    policy: OutcomeModelPolicy | None = None
+    stopped, epoch = "epochs", 0
+    with progress(epochs, "train", unit="epoch") as bar:
+        for epoch in range(1, epochs + 1):
+            try:
+                result = algorithm.train()
+            except TrainingDivergedError as error:
+                if policy is None:
+                    raise
+                log.warning("training diverged at %s; keeping the policy of epoch %d", error, epoch - 1)
+                stopped, epoch = f"diverged: {error}", epoch - 1
+                break
+            policy = algorithm.policy(models)
+            data.record({"epoch": epoch, **{key: result[key] for key in HISTORY_KEYS}})
+            bar.update()
+            bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
+    assert policy is not None
+    return policy, {"epochs": epoch, "stopped": stopped, "revealed": result["revealed"]}

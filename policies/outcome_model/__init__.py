@@ -1,0 +1,1 @@
+"""Route by predicted outcomes: one shared network learns every model's score and cost from partial feedback."""

@@ -1,0 +1,175 @@
+"""The trained outcome model as a router: plain arrays, two small matrix products a decision, no Ray, no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+from scipy.special import expit, ndtr
+
+from policies.base import BoolArray, FloatArray, Policy, greedy
+from policies.errors import InputError
+from policies.outcome_model.cost_term import expected_cost_term
+from policies.outcome_model.features import ContextFeatures
+
+CHUNK_ROWS = 8192
+"""Rows in one pass: bounds the memory of a large batch."""
+
+
+class ExpectedOutcomes(NamedTuple):
+    """Predictions of one batch.
+
+    Attributes:
+        scores: shape (n, K), in [0, 1].
+        cost_terms: shape (n, K), expected ``min(c / tau, 1)``.
+        member_scores: shape (members, n, K); their spread is the model's uncertainty.
+    """
+
+    scores: npt.NDArray[np.float64]
+    cost_terms: npt.NDArray[np.float64]
+    member_scores: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutcomeModelPolicy(Policy):
+    """``argmax_k  w_quality q_k(x) - w_cost E[min(c_k(x) / tau, 1)]`` with learned q and c.
+
+    The chosen model's expected cost term never rises with ``w_cost``: for each prompt the value is the upper
+    envelope of lines in the preference, so raising ``w_cost`` can only move to a line with a lower cost term.
+
+    Attributes:
+        models: names in column order.
+        features: from embedding and length to inputs.
+        trunk: shape (members, p, h); trunk_bias (members, 1, h).
+        head: shape (members, h, 2 K); head_bias (members, 1, 2 K).
+        log_cost_mean: shape (K,), mean log output cost in training, natural logarithm of USD.
+        log_cost_std: deviation to which log output costs were standardised.
+        sigma: shape (K,), residual deviation of log output costs.
+        recalibration: shape (K,), mean observed over mean predicted cost term.
+        input_price_per_token_usd: shape (K,).
+        tau_usd: cost scale of the reward.
+    """
+
+    kind: ClassVar[str] = "outcome_model"
+    models: tuple[str, ...]
+    features: ContextFeatures
+    trunk: npt.NDArray[np.float32]
+    trunk_bias: npt.NDArray[np.float32]
+    head: npt.NDArray[np.float32]
+    head_bias: npt.NDArray[np.float32]
+    log_cost_mean: npt.NDArray[np.float64]
+    log_cost_std: float
+    sigma: npt.NDArray[np.float64]
+    recalibration: npt.NDArray[np.float64]
+    input_price_per_token_usd: npt.NDArray[np.float64]
+    tau_usd: float
+
+    def named(self, models: tuple[str, ...]) -> Self:
+        """Return the router with its columns named."""
+        if len(models) != len(self.models):
+            raise ValueError(f"{len(models)} names for {len(self.models)} models")
+        return replace(self, models=models)
+
+    def expected_outcomes(
+        self, embeddings: FloatArray, prompt_tokens: FloatArray | None = None
+    ) -> ExpectedOutcomes:
+        """Return expected scores and cost terms of every model.
+
+        Args:
+            embeddings: shape (n, d).
+            prompt_tokens: shape (n,); None stands for the training mean.
+        """
+        n = len(embeddings)
+        tokens = np.full(n, self.features.mean_tokens) if prompt_tokens is None else np.asarray(prompt_tokens)
+        chunks = [
+            self._predict(embeddings[i : i + CHUNK_ROWS], tokens[i : i + CHUNK_ROWS])
+            for i in range(0, max(n, 1), CHUNK_ROWS)
+        ]
+        if len(chunks) == 1:
+            return chunks[0]
+        return ExpectedOutcomes(
+            np.concatenate([c.scores for c in chunks]),
+            np.concatenate([c.cost_terms for c in chunks]),
+            np.concatenate([c.member_scores for c in chunks], axis=1),
+        )
+
+    def _predict(self, embeddings: FloatArray, tokens: FloatArray) -> ExpectedOutcomes:
+        k = len(self.models)
+        hidden = self.features.transform(embeddings, tokens) @ self.trunk + self.trunk_bias
+        hidden *= ndtr(hidden)  # the exact GELU, x Phi(x)
+        outputs = hidden @ self.head + self.head_bias
+        member_scores = expit(outputs[..., :k].astype(np.float64))
+        log_cost = self.log_cost_mean + self.log_cost_std * outputs[..., k:].mean(axis=0)
+        prompt_cost = tokens[:, None] * self.input_price_per_token_usd
+        cost_terms = expected_cost_term(log_cost, self.sigma, prompt_cost, self.tau_usd)
+        return ExpectedOutcomes(
+            member_scores.mean(axis=0), np.minimum(cost_terms * self.recalibration, 1.0), member_scores
+        )
+
+    def action_probabilities(
+        self,
+        embeddings: FloatArray,
+        preferences: FloatArray,
+        eligible: BoolArray | None = None,
+        *,
+        prompt_tokens: FloatArray | None = None,
+    ) -> npt.NDArray[np.float64]:
+        n, d = len(embeddings), len(self.features.mean)
+        if embeddings.shape != (n, d):
+            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {d})")
+        if preferences.shape != (n, 2):
+            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        mask = self.checked_eligible(n, eligible)
+        if n == 0:
+            return np.zeros((0, len(self.models)))
+        expected = self.expected_outcomes(embeddings, prompt_tokens)
+        w = np.asarray(preferences, dtype=np.float64)
+        value = w[:, :1] * expected.scores - w[:, 1:] * expected.cost_terms
+        return greedy(np.where(mask, value, -np.inf))
+
+    def save(self, directory: Path) -> None:
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        arrays |= {"mean": self.features.mean, "basis": np.ascontiguousarray(self.features.basis)}
+        save_file(arrays, directory / "outcome_model.safetensors")
+        numbers = {
+            "log_cost_std": self.log_cost_std,
+            "tau_usd": self.tau_usd,
+            "log_tokens_mean": self.features.log_tokens_mean,
+            "log_tokens_std": self.features.log_tokens_std,
+            "token_scale": self.features.token_scale,
+        }
+        (directory / "outcome_model.json").write_text(json.dumps(numbers, sort_keys=True))
+
+    @classmethod
+    def load(cls, directory: Path, models: tuple[str, ...]) -> Self:
+        for name in ("outcome_model.json", "outcome_model.safetensors"):
+            if not (directory / name).exists():
+                raise InputError(f"{directory / name}: missing; not a saved '{cls.kind}' policy")
+        numbers = json.loads((directory / "outcome_model.json").read_text())
+        arrays = load_file(directory / "outcome_model.safetensors")
+        features = ContextFeatures(
+            arrays["mean"],
+            arrays["basis"],
+            numbers["log_tokens_mean"],
+            numbers["log_tokens_std"],
+            numbers["token_scale"],
+        )
+        return cls(
+            models=models,
+            features=features,
+            log_cost_std=numbers["log_cost_std"],
+            tau_usd=numbers["tau_usd"],
+            **{name: arrays[name] for name in _ARRAYS},
+        )
+
+
+_ARRAYS = tuple(
+    f.name
+    for f in fields(OutcomeModelPolicy)
+    if f.name not in ("models", "features", "log_cost_std", "tau_usd")
+)
