@@ -3,9 +3,11 @@
     python -m benchmarks.ope_verdict [--logs 100] [--events 8000] [--logging uniform] [--estimator-logs 50]
 
 Prints one JSON line: per kind of candidate (true gain in mean reward over the dial, share of prompts where
-it departs from the incumbent) the share of each decision; per estimator the mean relative error against the
-truth and the coverage of its 95 % interval; per interval the share of logs on which its lower bound passes 0.
-The worlds are simulated: see ope_world.py.
+it departs from the incumbent) the share of each decision, and the 95 % interval (Clopper and Pearson) of the
+share that ships; per estimator the mean relative error against the truth and the coverage of its 95 %
+interval; per interval the share of logs on which its lower bound passes 0. A candidate of gain 0 is the
+hardest of those that are no better: the share of these that ship bounds that of the truly worse. The worlds
+are simulated, a new one every few logs: see ope_world.py.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ import argparse
 import json
 import time
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
+from scipy import stats
 from tqdm import tqdm
 
 from benchmarks.ope_world import LOGGING, Log, World, draw_log, logging_probabilities, make_world, policy_pair
 from policies import ope
 
-CANDIDATES = ((0.0, 0.3), (0.0, 0.9), (-0.01, 0.6), (0.02, 0.6), (0.02, 0.9))
+CANDIDATES = (
+    (0.0, 0.1), (0.0, 0.3), (0.0, 0.9), (-0.003, 0.3), (-0.01, 0.6), (-0.02, 0.9), (0.02, 0.6), (0.02, 0.9),
+)  # fmt: skip
 """True gain in mean reward, share of prompts that may be decided otherwise."""
 
-LOGS_PER_WORLD = 10
+LOGS_PER_WORLD = 5
 
 
 def outcomes(log: Log) -> ope.LoggedOutcomes:
@@ -45,7 +51,7 @@ def predict(world: World, log: Log) -> ope.OutcomePredictions:
 
 def verdict_rates(
     n_logs: int, n_events: int, logging: str, seed: int, compare_intervals: bool = False
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return per candidate the share of logs with each decision, and of lower bounds above 0 by kind of
     interval."""
     rng = np.random.default_rng(seed)
@@ -93,9 +99,16 @@ def verdict_rates(
                 bernstein = ope.empirical_bernstein_interval(difference, widest * 2.0, 0.9, log.rows)
                 counts[name]["Bernstein bound > 0"] += bernstein.low > 0.0
     return {
-        name: {"logs": c["logs"]} | {key: round(c[key] / c["logs"], 4) for key in c if key != "logs"}
+        name: {"logs": c["logs"]}
+        | {key: round(c[key] / c["logs"], 4) for key in c if key != "logs"}
+        | {"ship_95": _share_interval(c[str(ope.Decision.SHIP)], c["logs"])}
         for name, c in counts.items()
     }
+
+
+def _share_interval(hits: int, trials: int) -> list[float]:
+    bounds = stats.binomtest(hits, trials).proportion_ci(0.95, method="exact")
+    return [round(float(bounds.low), 4), round(float(bounds.high), 4)]
 
 
 def estimator_accuracy(
