@@ -1,0 +1,371 @@
+"""Real searches of two or three trials; the runs hold embeddings of training and validation prompts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.tracking import MlflowClient
+
+from pipeline import simulate, tune
+from pipeline.compose import load_config
+from pipeline.config import Choices, Interval, TradewindConfig
+from pipeline.embedding_table import EmbeddingTable, write_embeddings
+from pipeline.join import load_outcomes
+from pipeline.layout import RunLayout
+from pipeline.register import tracking_uri
+from pipeline.search.objective import Judgement, Jury
+from pipeline.search.results import TrialRecord, choose
+from pipeline.search.space import SearchSpace, with_values
+from pipeline.search.spec import SearchFolder, SearchSpec, search_space
+from pipeline.search.tracking import PARENT_TAG, TRIAL_TAG
+from pipeline.search.trial import Candidate
+from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
+from policies.barp.network import BarpNetwork, NetworkShape
+from policies.barp.policy import BarpPolicy
+from policies.bundle import RouterBundle
+from policies.errors import InputError
+from policies.preference import dial_grid, preferences_from_w_cost, reward
+from tests.pipeline.evaluation_case import ENCODER, POOL, outcomes, prepared_run
+
+SPACE = (
+    "{train.lr:{low:1e-4,high:1e-2,log:true},train.tau_quantile:{low:0.6,high:0.99},"
+    "policy.hidden:{choices:[[8],[4,4]]}}"
+)
+SMALL = ("policy.hidden=[8]", "train.batch_size=64", "train.max_epochs=2", f"tune.space={SPACE}")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the root of all runs here: making MLflow's tables takes longer than a search."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def make_run(folder: Path, root: Path, *overrides: str) -> TradewindConfig:
+    data = outcomes(400, 0)
+    config = prepared_run(folder, data, f"run.root={root}", *SMALL, *overrides)
+    layout = RunLayout.of(config)
+    if config.train.mode == "logged":
+        simulate.run(config)
+        layout.outcomes.unlink()
+    # Without a vector, a test prompt that anything reads is an error.
+    splits = pl.read_parquet(layout.splits)
+    known = splits.filter(pl.col("split").is_in(["train", "validation"]))["prompt_id"].to_list()
+    kept = data.rows(np.isin(data.prompt_ids, known))
+    shutil.rmtree(layout.embeddings)
+    hashes = np.array(["h"] * len(kept), dtype=object)
+    table = EmbeddingTable(kept.prompt_ids.astype(object), hashes, kept.embeddings, ENCODER)
+    write_embeddings(table, layout.embeddings)
+    return config
+
+
+@dataclass(frozen=True)
+class Searched:
+    config: TradewindConfig
+    layout: RunLayout
+    folder: SearchFolder
+    records: list[TrialRecord]
+    body: dict
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, root: Path, ray_session: None) -> Searched:
+    """Three trials with several objectives; the winner is retrained and registered."""
+    overrides = ("tune=multi", "tune.num_samples=3", "tune.grace_epochs=1")
+    config = make_run(tmp_path_factory.mktemp("searched"), root, *overrides)
+    records = tune.run(config)
+    layout = RunLayout.of(config)
+    folder = SearchFolder(layout.root / "tune")
+    return Searched(config, layout, folder, records, json.loads(folder.results.read_text()))
+
+
+def children(config: TradewindConfig, parent_run_id: str) -> list:
+    client = MlflowClient(tracking_uri(config))
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, f"tags.`{PARENT_TAG}` = '{parent_run_id}'"))
+
+
+def test_the_run_has_no_vectors_of_test_prompts(searched):
+    with pytest.raises(InputError, match="has no embedding"):
+        load_outcomes(searched.layout, searched.config, ("test",))
+
+
+def test_results_hold_every_trial_best_first(searched):
+    rewards = [trial["reward"] for trial in searched.body["trials"]]
+    assert len(rewards) == 3
+    assert rewards == sorted(rewards, reverse=True)
+    assert all(trial["setup_s"] > 0.0 for trial in searched.body["trials"])
+
+
+def test_the_configuration_as_it_is_was_tried(searched):
+    tried = [
+        (trial.values["policy.hidden"], trial.values["train.tau_quantile"]) for trial in searched.records
+    ]
+    assert ([8], 0.95) in tried
+    assert searched.body["default_reward"] <= searched.records[0].reward
+
+
+def test_every_trial_is_a_child_of_one_run(searched):
+    spec = SearchSpec.read(searched.folder.spec)
+    runs = children(searched.config, spec.parent_run_id)
+    assert {run.data.tags[TRIAL_TAG] for run in runs} == {record.trial_id for record in searched.records}
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert set(run.data.params) == {"train.lr", "train.tau_quantile", "policy.hidden"}
+        assert {"reward", "cost_rise", "largest_share", "loss"} <= set(run.data.metrics)
+
+
+def test_winner_is_retrained_on_both_splits_and_becomes_challenger(searched):
+    bundle = RouterBundle.load(searched.folder.challenger / "policy")
+    train, validation = (
+        load_outcomes(searched.layout, searched.config, (s,)) for s in ("train", "validation")
+    )
+    assert bundle.notes["train_rows"] == len(train) + len(validation)
+    client = MlflowClient(tracking_uri(searched.config))
+    version = client.get_model_version_by_alias(searched.config.tracking.model, "challenger")
+    assert version.tags["policy_version"] == bundle.policy_version
+    best = searched.body["best"]
+    history = (searched.folder.challenger / "history.jsonl").read_text().splitlines()
+    assert len(history) == best["best_epoch"]
+
+
+def test_challengers_folder_is_a_run_with_the_best_values(searched):
+    again = load_config([f"run={searched.folder.challenger}"])
+    assert with_values(again, searched.body["best"]["values"]) == again
+    assert RunLayout.of(again).prompts.exists()
+
+
+def test_printed_command_holds_the_best_values(searched):
+    words = searched.records[0].overrides()
+    assert (
+        load_config([f"run={searched.layout.root}", *words]).train.lr
+        == searched.records[0].values["train.lr"]
+    )
+
+
+def test_pb2_learns_from_the_log_alone(tmp_path, root, ray_session):
+    overrides = ("tune=pb2", "tune.num_samples=3", "tune.grace_epochs=1", "tune.retrain=false")
+    config = make_run(tmp_path, root, "train.mode=logged", "tune.max_epochs=3", *overrides)
+    records = tune.run(config)
+    assert [record.error for record in records] == [""] * 3
+    assert all(1e-4 <= record.values["train.lr"] <= 1e-2 for record in records)
+    assert max(record.epochs for record in records) == 3
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {pattern} after {timeout_s} s"
+        time.sleep(0.02)
+
+
+def test_search_goes_on_after_the_driver_was_killed(tmp_path, root, ray_session):
+    import ray
+
+    overrides = (
+        "tune.num_samples=2",
+        "tune.grace_epochs=60",
+        "tune.retrain=false",
+        "tune.checkpoint_epochs=5",
+    )
+    config = make_run(tmp_path, root, *overrides, "tune.max_epochs=60", "train.patience_epochs=60")
+    layout, folder = RunLayout.of(config), SearchFolder(RunLayout.of(config).root / "tune")
+    cluster = f"cluster.address={ray.get_runtime_context().gcs_address}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "tune", f"run={layout.root}", cluster],
+        env={**os.environ, "TUNE_GLOBAL_CHECKPOINT_S": "0.2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for("trials/*/checkpoint_*/progress.json", folder.root, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not folder.results.exists()
+    spec = SearchSpec.read(folder.spec)
+    before = {run.data.tags[TRIAL_TAG] for run in children(config, spec.parent_run_id)}
+
+    with pytest.raises(InputError, match="resume="):
+        tune.run(config)
+    records = tune.run(load_config([f"resume={folder.root}"]))
+
+    assert {record.epochs for record in records} == {60}
+    assert len(records) == 2
+    runs = children(config, spec.parent_run_id)
+    finished = {run.data.tags[TRIAL_TAG] for run in runs if run.info.status == "FINISHED"}
+    assert finished == {record.trial_id for record in records}
+    assert len(runs) == len(before | finished)
+    went_on = [
+        [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
+        for path in folder.trials.glob("*/result.json")
+    ]
+    assert any(epochs.count(1) == 1 and len(epochs) >= 60 for epochs in went_on if epochs[0] == 1)
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    for name, seed in ((TRAIN, 1), (VALIDATION, 2)):
+        write_columns(tmp_path / "arrays" / name, training_columns(outcomes(150, seed)))
+    return tmp_path / "arrays"
+
+
+def candidate_spec():
+    config = load_config(["policy.hidden=[8]", "train.batch_size=32"])
+    return SearchSpec(config.plain(), tuple(asdict(model) for model in POOL.specs), 2, 0.01, "", "", "")
+
+
+def optimiser_settings(candidate):
+    learner = candidate.algorithm.learner_group._learner
+    group = next(iter(learner._named_optimizers.values())).param_groups[0]
+    return group["lr"], group["weight_decay"]
+
+
+def test_values_change_but_weights_stay_when_a_trial_takes_over_another(arrays, tmp_path, ray_session):
+    spec = candidate_spec()
+    donor = Candidate(spec, {"train.lr": 1e-3, "train.weight_decay": 0.0}, arrays)
+    taker = Candidate(spec, {"train.lr": 1e-2, "train.weight_decay": 0.1}, arrays)
+    same = Candidate(spec, {"train.lr": 1e-3, "train.weight_decay": 0.0}, arrays)
+    try:
+        donor.advance()
+        (tmp_path / "checkpoint").mkdir()
+        donor.save(tmp_path / "checkpoint")
+        taker.load(tmp_path / "checkpoint")
+        same.load(tmp_path / "checkpoint")
+        for name, value in donor.algorithm.module_state().items():
+            np.testing.assert_array_equal(value, taker.algorithm.module_state()[name])
+        assert optimiser_settings(taker) == (1e-2, 0.1)
+        assert [stage["from_epoch"] for stage in taker.schedule] == [0, 1]
+        assert len(same.schedule) == 1
+        assert same.advance()["loss"] == donor.advance()["loss"]
+        assert optimiser_settings(taker) == (1e-2, 0.1)
+    finally:
+        for candidate in (donor, taker, same):
+            candidate.stop()
+
+
+def test_judgement_is_the_reward_of_greedy_decisions_at_the_reference_scale(arrays):
+    tau_usd, data = 0.004, outcomes(150, 2)
+    network = BarpNetwork(NetworkShape(2, 3, hidden=(8,))).eval()
+    judged = Jury.of(arrays, tau_usd).judge_network(network)
+    policy = BarpPolicy(("dear", "code", "cheap"), network)
+    rewards, costs, chosen = [], [], []
+    for w_cost in dial_grid():
+        w = preferences_from_w_cost(w_cost, len(data))
+        action = policy.action_probabilities(data.embeddings, w).argmax(axis=1)
+        rows = np.arange(len(data))
+        rewards.append(reward(data.scores[rows, action], data.costs_usd[rows, action], w, tau_usd).mean())
+        costs.append(np.minimum(data.costs_usd[rows, action] / tau_usd, 1.0).mean())
+        chosen.append(action)
+    dearest = np.minimum(data.costs_usd / tau_usd, 1.0).mean(axis=0).max()
+    assert judged.reward == pytest.approx(np.mean(rewards), abs=1e-6)
+    assert judged.cost_rise == pytest.approx(max(np.diff(costs).max(), 0.0) / dearest, abs=1e-6)
+    assert Jury.of(arrays, tau_usd).judge_policy(policy) == judged
+    assert judged.largest_share == pytest.approx(np.bincount(np.concatenate(chosen)).max() / np.size(chosen))
+
+
+def test_outcome_model_counts_by_its_last_epoch(arrays, ray_session):
+    config = load_config(["policy=outcome_model", "policy.simulated_online.epochs=3", "policy.members=2"])
+    spec = replace(candidate_spec(), config=config.plain())
+    candidate = Candidate(spec, {"policy.simulated_online.hidden": 16}, arrays)
+    try:
+        rewards = [candidate.advance() for _ in range(3)]
+        assert [metrics["reward"] for metrics in rewards] == [metrics["epoch_reward"] for metrics in rewards]
+        assert Jury.of(arrays, spec.reference_tau_usd).judge_policy(candidate.policy()) == Judgement(
+            rewards[-1]["reward"], rewards[-1]["cost_rise"], rewards[-1]["largest_share"]
+        )
+    finally:
+        candidate.stop()
+
+
+def test_pb2_is_refused_where_weights_cannot_be_taken_over():
+    with pytest.raises(InputError, match="cannot go on from another trial's weights"):
+        search_space(load_config(["policy=outcome_model", "tune=pb2"]))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{train.lrr:{low:1e-4,high:1e-2}}", r"train\.lrr.*did you mean 'train\.lr'"),
+        ("{nothing.here:{low:0,high:1}}", "nothing"),
+        ("{train.lr:{low:-1,high:1}}", r"train\.lr"),
+        ("{train.tau_usd:{low:1e-3,high:1}}", "yardstick"),
+        ("{train.mode:{choices:[logged]}}", "yardstick"),
+    ],
+)
+def test_bad_spaces_are_refused(space, message):
+    with pytest.raises(InputError, match=message):
+        search_space(load_config([f"tune.space={space}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.samples=3", r"tune\.samples=3: unknown key"),
+        ("tune.objectives=[cost_rise]", "allowed: reward"),
+        ("tune.scheduler=pb2", "searcher=random"),
+        ("tune.space={train.lr:{low:1,high:0}}", "not below"),
+        ("tune.space={train.lr:{low:0,high:1,log:true}}", "above 0"),
+        ("resume=/nowhere/at/all", "neither the folder of a run"),
+    ],
+)
+def test_bad_settings_are_refused(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config([override])
+
+
+def test_changed_data_cannot_be_resumed(tmp_path, root):
+    config = make_run(tmp_path, root)
+    folder = SearchFolder(RunLayout.of(config).root / "tune")
+    folder.root.mkdir()
+    SearchSpec(config.plain(), (), 2, 0.01, "other", "other", "").write(folder.spec)
+    with pytest.raises(InputError, match="no longer what the search began with"):
+        tune.run(load_config([f"resume={folder.root}"]))
+
+
+@pytest.mark.parametrize("log10", [False, True])
+def test_the_configuration_as_it_is_is_a_point(log10):
+    config = load_config(["train.lr=0.002", "policy.hidden=[7,7]", "policy.dropout=0.25"])
+    keys = {
+        "train.lr": Interval(low=1e-4, high=1e-2, log=True),
+        "policy.dropout": Interval(low=0.0, high=0.5),
+        "policy.hidden": Choices(choices=((8,), (16, 16))),
+        "train.batch_size": Interval(low=16, high=512, log=True, integer=True),
+    }
+    space = SearchSpace(keys, log10).including(config)
+    assert with_values(config, space.values_of(space.point_of(config))) == config
+
+
+@given(st.floats(-1e3, 1e3), st.booleans(), st.booleans())
+def test_values_never_leave_their_interval(point, log10, log):
+    space = SearchSpace({"train.lr": Interval(low=1e-4, high=0.3, log=log)}, log10)
+    assert 1e-4 <= space.values_of({"train.lr": min(point, 300.0)})["train.lr"] <= 0.3
+
+
+def record(reward_value, cost_rise=0.0, largest_share=0.5, error=""):
+    return TrialRecord("t", {}, reward_value, cost_rise, largest_share, 1, 1, error=error)
+
+
+def test_a_collapsed_or_rising_trial_does_not_win():
+    limits = load_config(["tune.max_cost_rise=0.01", "tune.max_largest_share=0.9"]).tune
+    good = record(0.3)
+    collapsed, rising = record(0.5, largest_share=0.95), record(0.4, cost_rise=0.02)
+    assert choose([collapsed, rising, good], limits) == (good, True)
+    assert choose([collapsed, rising], limits) == (collapsed, False)
+
+
+def test_a_search_without_a_finished_epoch_says_why():
+    with pytest.raises(RuntimeError, match="the loss is not finite"):
+        choose([record(None, None, None, error="the loss is not finite")], load_config([]).tune)
