@@ -12,6 +12,7 @@ from policies.ope.estimators import (
     snips,
     switch_doubly_robust,
 )
+from policies.ope.evidence import paired_contributions
 from policies.ope.intervals import (
     Interval,
     bootstrap_interval,
@@ -27,7 +28,7 @@ from policies.ope.verdict import (
     Verdict,
     VerdictThresholds,
     judge,
-    paired_contributions,
+    judge_outcomes,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "empirical_bernstein_interval",
     "ips",
     "judge",
+    "judge_outcomes",
     "normal_interval",
     "paired_contributions",
     "self_normalised_doubly_robust",

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.ope.diagnostics import effective_sample_size
+from policies.ope.evidence import Evidence, evidence_of_log, evidence_of_outcomes
 from policies.ope.intervals import (
     Interval,
     empirical_bernstein_interval,
@@ -26,7 +27,7 @@ from policies.ope.intervals import (
     normal_interval,
     studentised_bootstrap_interval,
 )
-from policies.ope.logged import Float64Array, FloatArray, LoggedBandit, LoggedOutcomes
+from policies.ope.logged import Float64Array, FloatArray, LoggedOutcomes
 from policies.ope.outcome_regression import OutcomePredictions
 
 Bound = Literal["normal", "studentised_bootstrap", "empirical_bernstein"]
@@ -127,79 +128,10 @@ class Verdict:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """Per event: paired contributions, both policies' weights, and their mass on unsupported models."""
-
-    contributions: Float64Array
-    candidate_weights: Float64Array
-    incumbent_weights: Float64Array
-    unsupported: Float64Array
-    policies_differ: npt.NDArray[np.bool_]
-    groups: npt.NDArray[np.int64]
-    smallest_propensity: float
-
-    def over_dial(self) -> _Evidence:
-        return self._with(lambda table: table.mean(axis=1), np.asarray(self.policies_differ.any(axis=1)))
-
-    def setting(self, s: int) -> _Evidence:
-        return self._with(lambda table: table[:, s], self.policies_differ[:, s])
-
-    def events(self, mask: npt.NDArray[np.bool_]) -> _Evidence:
-        part = self._with(lambda table: table[mask], self.policies_differ[mask])
-        return _Evidence(**{**vars(part), "groups": self.groups[mask]})
-
-    def _with(self, view: Any, differ: npt.NDArray[np.bool_]) -> _Evidence:
-        return _Evidence(
-            contributions=view(self.contributions),
-            candidate_weights=view(self.candidate_weights),
-            incumbent_weights=view(self.incumbent_weights),
-            unsupported=view(self.unsupported),
-            policies_differ=differ,
-            groups=self.groups,
-            smallest_propensity=self.smallest_propensity,
-        )
-
-
-def paired_contributions(
-    log: LoggedOutcomes,
-    candidate: FloatArray,
-    incumbent: FloatArray,
-    predictions: OutcomePredictions,
-    w_cost: float,
-    tau_usd: float,
-) -> Float64Array:
-    """Return each event's doubly robust contribution to (candidate - incumbent) at one dial setting, shape
-    (n,).
-
-    ``sum_a (pi_c - pi_i)(a) r_hat(i, a) + (pi_c(a_i) - pi_i(a_i)) / p_i (r_i - r_hat(i, a_i))``; the mean
-    estimates the difference of mean rewards.
-
-    Args:
-        log: n events.
-        candidate: shape (n, K), probabilities of the candidate on the logged prompts at this setting.
-        incumbent: shape (n, K).
-        predictions: cross-fitted outcomes of the same events.
-        w_cost: the dial setting.
-        tau_usd: cost scale of the reward in USD.
-    """
-    view = log.at_preference(w_cost, tau_usd)
-    ours, theirs = view.checked_target(candidate), view.checked_target(incumbent)
-    r_hat = view.checked_predictions(predictions.rewards(w_cost, tau_usd), ours.shape[1])
-    return _paired(view, ours - theirs, r_hat)
-
-
-def _paired(view: LoggedBandit, shift: Float64Array, r_hat: Float64Array) -> Float64Array:
-    at = np.arange(len(view))
-    weights = shift[at, view.actions] / view.propensities
-    paired: Float64Array = (shift * r_hat).sum(axis=1) + weights * (view.rewards - r_hat[at, view.actions])
-    return paired
-
-
 def judge(
     log: LoggedOutcomes,
     candidate: FloatArray,
-    incumbent: FloatArray,
+    incumbent: FloatArray | None,
     predictions: OutcomePredictions,
     *,
     w_cost: FloatArray,
@@ -220,7 +152,7 @@ def judge(
         log: n events with true propensities.
         candidate: shape (S, n, K), probabilities on the logged prompts (and their eligible models) per
             setting.
-        incumbent: shape (S, n, K).
+        incumbent: shape (S, n, K); None for the policy that logged, whose reward on each event is known.
         predictions: cross-fitted outcomes (`cross_fit_outcomes`) of the same events.
         w_cost: shape (S,), the dial settings.
         tau_usd: cost scale of the reward in USD.
@@ -233,16 +165,63 @@ def judge(
     """
     limits = thresholds or VerdictThresholds()
     settings = np.atleast_1d(np.asarray(w_cost, dtype=np.float64))
-    evidence = _collect(log, candidate, incumbent, predictions, settings, tau_usd, groups, limits)
+    evidence = evidence_of_log(
+        log, candidate, incumbent, predictions, settings, tau_usd, groups, limits.min_action_events
+    )
+    return _decide_all(evidence, settings, segments, limits)
+
+
+def judge_outcomes(
+    candidate: FloatArray,
+    incumbent: FloatArray,
+    scores: FloatArray,
+    costs_usd: FloatArray,
+    *,
+    w_cost: FloatArray,
+    tau_usd: float,
+    segments: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    thresholds: VerdictThresholds | None = None,
+) -> Verdict:
+    """Judge a candidate against the incumbent on prompts that every model answered and that trained neither.
+
+    The rules are those of `judge`; differences are observed, so support and weights play no role and
+    ``difference_ess`` is the number of prompts that the two decide otherwise.
+
+    Args:
+        candidate: shape (S, n, K), probabilities per setting.
+        incumbent: shape (S, n, K).
+        scores: shape (n, K), in [0, 1].
+        costs_usd: shape (n, K), USD per call.
+        w_cost: shape (S,), the dial settings.
+        tau_usd: cost scale of the reward in USD.
+        segments: shape (n,), the task of each prompt; None for no segments.
+        groups: shape (n,), prompts with one label are dependent (copies); None: all independent.
+        thresholds: see `VerdictThresholds`.
+
+    Raises:
+        ValueError: malformed arrays or a missing outcome.
+    """
+    limits = thresholds or VerdictThresholds()
+    settings = np.atleast_1d(np.asarray(w_cost, dtype=np.float64))
+    evidence = evidence_of_outcomes(candidate, incumbent, scores, costs_usd, settings, tau_usd, groups)
+    return _decide_all(evidence, settings, segments, limits)
+
+
+def _decide_all(
+    evidence: Evidence, settings: Float64Array, segments: npt.ArrayLike | None, limits: VerdictThresholds
+) -> Verdict:
     whole = evidence.over_dial()
     overall = _compare("overall", whole, limits)
     slices = [(f"w_cost={w:g}", evidence.setting(s)) for s, w in enumerate(settings)]
     n_settings = len(slices)
     if segments is not None:
         names = np.asarray(segments)
-        if names.shape != (len(log),):
-            raise ValueError(f"segments has shape {names.shape}: expected ({len(log)},), one per event")
-        slices += [(f"task={name}", whole.events(names == name)) for name in np.unique(names)]
+        if names.shape != whole.contributions.shape:
+            raise ValueError(
+                f"segments has shape {names.shape}: expected {whole.contributions.shape}, one per event"
+            )
+        slices += [(f"task={name}", whole.rows(names == name)) for name in np.unique(names)]
     rows = [_compare(label, part, limits) for label, part in slices]
     losses = [
         f"{row.label} loses at least {-bound:.4f} (tolerated {limits.tolerated_loss:g})"
@@ -261,44 +240,7 @@ def judge(
     )
 
 
-def _collect(
-    log: LoggedOutcomes,
-    candidate: FloatArray,
-    incumbent: FloatArray,
-    predictions: OutcomePredictions,
-    settings: Float64Array,
-    tau_usd: float,
-    groups: npt.ArrayLike | None,
-    limits: VerdictThresholds,
-) -> _Evidence:
-    for name, policy in (("candidate", candidate), ("incumbent", incumbent)):
-        if np.ndim(policy) != 3 or np.shape(policy)[:2] != (settings.size, len(log)):
-            raise ValueError(
-                f"{name} has shape {np.shape(policy)}: expected ({settings.size}, {len(log)}, K)"
-            )
-    labels = np.arange(len(log)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if labels.shape != (len(log),):
-        raise ValueError(f"groups has shape {labels.shape}: expected ({len(log)},), one per event")
-    thin = np.bincount(log.actions, minlength=np.shape(candidate)[2]) < limits.min_action_events
-    shape = (len(log), settings.size)
-    contributions, weights_c, weights_i, unsupported = (np.empty(shape) for _ in range(4))
-    differ = np.empty(shape, dtype=bool)
-    at = np.arange(len(log))
-    for s, w in enumerate(settings):
-        view = log.at_preference(float(w), tau_usd)
-        c, i = view.checked_target(candidate[s]), view.checked_target(incumbent[s])
-        r_hat = view.checked_predictions(predictions.rewards(float(w), tau_usd), c.shape[1])
-        contributions[:, s] = _paired(view, c - i, r_hat)
-        weights_c[:, s] = c[at, log.actions] / log.propensities
-        weights_i[:, s] = i[at, log.actions] / log.propensities
-        unsupported[:, s] = np.maximum(c[:, thin].sum(axis=1), i[:, thin].sum(axis=1))
-        differ[:, s] = (c != i).any(axis=1)
-    return _Evidence(
-        contributions, weights_c, weights_i, unsupported, differ, labels, float(log.propensities.min())
-    )
-
-
-def _compare(label: str, part: _Evidence, limits: VerdictThresholds) -> Comparison:
+def _compare(label: str, part: Evidence, limits: VerdictThresholds) -> Comparison:
     m = moments(part.contributions, part.groups)
     low, high = _interval(part, limits, limits.alpha)
     row = Comparison(
@@ -309,7 +251,7 @@ def _compare(label: str, part: _Evidence, limits: VerdictThresholds) -> Comparis
         standard_error=m.standard_error,
         lower=low,
         upper=high,
-        difference_ess=effective_sample_size(part.candidate_weights - part.incumbent_weights),
+        difference_ess=effective_sample_size(part.leverage),
         candidate_ess=effective_sample_size(part.candidate_weights),
         incumbent_ess=effective_sample_size(part.incumbent_weights),
         candidate_mean_weight=float(part.candidate_weights.mean()),
@@ -322,7 +264,7 @@ def _compare(label: str, part: _Evidence, limits: VerdictThresholds) -> Comparis
     return Comparison(**{**vars(row), "decision": decision, "reasons": reasons})
 
 
-def _decide(row: Comparison, part: _Evidence, limits: VerdictThresholds) -> tuple[Decision, tuple[str, ...]]:
+def _decide(row: Comparison, part: Evidence, limits: VerdictThresholds) -> tuple[Decision, tuple[str, ...]]:
     if not part.policies_differ.any():
         return Decision.DO_NOT_SHIP, ("candidate and incumbent decide alike on every event",)
     lacking = _lacks(row, limits) + _weight_faults(part, limits)
@@ -353,7 +295,12 @@ def _lacks(row: Comparison, limits: VerdictThresholds) -> tuple[str, ...]:
     return tuple(lacking)
 
 
-def _weight_faults(part: _Evidence, limits: VerdictThresholds) -> tuple[str, ...]:
+def _weight_faults(part: Evidence, limits: VerdictThresholds) -> tuple[str, ...]:
+    if not part.explored.any():
+        return (
+            "every logged propensity is 1: the log never tried another model than the one it chose, so it "
+            "does not support another policy; log with some exploration",
+        )
     faults = []
     for name, weights in (("candidate", part.candidate_weights), ("incumbent", part.incumbent_weights)):
         m = moments(weights, part.groups)
@@ -365,7 +312,7 @@ def _weight_faults(part: _Evidence, limits: VerdictThresholds) -> tuple[str, ...
     return tuple(faults)
 
 
-def _interval(part: _Evidence, limits: VerdictThresholds, alpha: float) -> Interval:
+def _interval(part: Evidence, limits: VerdictThresholds, alpha: float) -> Interval:
     confidence = 1.0 - 2.0 * alpha
     if limits.bound == "normal":
         return normal_interval(part.contributions, confidence, part.groups)
@@ -373,9 +320,9 @@ def _interval(part: _Evidence, limits: VerdictThresholds, alpha: float) -> Inter
         return studentised_bootstrap_interval(
             part.contributions, confidence, part.groups, limits.n_resamples, seed=0
         )
-    # |sum_a (pi_c - pi_i) r_hat| <= 1 and |v_c - v_i| |r - r_hat| <= 1 / p, since rewards at one
-    # preference lie within a range of 1; a group adds up its events.
+    # |sum_a (pi_c - pi_i) r_hat| <= 1 and |v_c - v_i| |r - r_hat| <= the largest weight, since rewards at
+    # one preference lie within a range of 1; a group adds up its events.
     sizes = np.bincount(part.groups)
     sizes = sizes[sizes > 0]
-    value_range = 2.0 * (1.0 + 1.0 / part.smallest_propensity) * float(sizes.max() / sizes.mean())
+    value_range = 2.0 * (1.0 + part.largest_weight) * float(sizes.max() / sizes.mean())
     return empirical_bernstein_interval(part.contributions, value_range, confidence, part.groups)
