@@ -13,10 +13,17 @@ POLICY_CLASSES: dict[str, str] = {
     "best_single": "policies.constants:BestSinglePolicy",
     "barp": "policies.barp.policy:BarpPolicy",
     "outcome_model": "policies.outcome_model.policy:OutcomeModelPolicy",
-    "ridge": "policies.baselines.regression:RidgePolicy",
-    "knn": "policies.baselines.regression:KnnPolicy",
-    "clusters": "policies.baselines.regression:ClusterPolicy",
+    "knn": "policies.baselines.knn:KnnPolicy",
+    "ridge": "policies.baselines.ridge:RidgePolicy",
+    "logistic": "policies.baselines.logistic:LogisticPolicy",
     "mlp": "policies.baselines.mlp:MlpPolicy",
+    "clusters": "policies.baselines.clusters:ClusterPolicy",
+    "matrix_factorisation": "policies.baselines.matrix_factorisation:MatrixFactorisationPolicy",
+    "carrot": "policies.baselines.carrot:CarrotPolicy",
+    "direct": "policies.baselines.direct:DirectPolicy",
+    "epsilon_greedy": "policies.baselines.linear_arms:EpsilonGreedyPolicy",
+    "linucb": "policies.baselines.linear_arms:LinUcbPolicy",
+    "thompson": "policies.baselines.linear_arms:ThompsonPolicy",
 }
 """Policy kind -> ``module:class``; classes are imported on first use."""
 

@@ -1,1 +1,1 @@
-"""Routers trained on full tables: what a policy that saw one outcome a prompt is compared with."""
+"""Routers that a policy is compared with: trained on full tables, or in closed form on a feedback log."""

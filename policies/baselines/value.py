@@ -1,63 +1,65 @@
-"""What the full-information baselines share: predict score and cost of every model, call the best reward."""
+"""What the baselines share: predict score and cost of every model, call the best reward; saved as plain arrays."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, RidgeCV
 
 from policies.base import BoolArray, FloatArray, Policy, greedy
 from policies.datasets import OutcomeMatrix
+from policies.errors import InputError
 from policies.preference import cost_term
+
+Matrix = npt.NDArray[np.float64]
 
 COST_RIDGE_ALPHA = 1.0
 """Penalty of the cost regression: costs hang on the kind of prompt alone, so little is enough."""
 
-ARRAYS = "policy.npz"
+FILE = "policy.npz"
 
 
 @dataclass(frozen=True)
-class LinearCost:
-    """Ridge regression of each model's ``min(c / tau, 1)`` on the embedding (as in CARROT, arXiv 2502.03261).
+class ArrayPolicy(Policy):
+    """A policy whose fields besides ``models`` are arrays: what is saved is one ``.npz`` without pickles."""
 
-    Attributes:
-        coefficients: shape (d, n_models).
-        intercept: shape (n_models,).
-    """
+    models: tuple[str, ...]
 
-    coefficients: npt.NDArray[np.float64]
-    intercept: npt.NDArray[np.float64]
+    def save(self, directory: Path) -> None:
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if f.name != "models"}
+        np.savez(directory / FILE, allow_pickle=False, **arrays)
 
     @classmethod
-    def fit(cls, data: OutcomeMatrix, tau_usd: float) -> Self:
-        """Fit to completely observed prompts."""
-        target = cost_term(data.costs_usd, tau_usd)
-        ridge = Ridge(COST_RIDGE_ALPHA).fit(data.embeddings.astype(np.float64), target)
-        return cls(np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_))
+    def load(cls, directory: Path, models: tuple[str, ...]) -> Self:
+        path = directory / FILE
+        if not path.exists():
+            raise InputError(f"{path}: missing; not a saved '{cls.kind}' policy")
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(models, **{name: stored[name] for name in stored.files})
 
-    def predict(self, embeddings: FloatArray) -> npt.NDArray[np.float64]:
-        """Return predicted cost terms, shape (n, n_models), in [0, 1]."""
-        return np.clip(np.asarray(embeddings, np.float64) @ self.coefficients + self.intercept, 0.0, 1.0)
+    def checked_preferences(self, n: int, preferences: FloatArray) -> Matrix:
+        """Return the preferences as float64.
+
+        Raises:
+            ValueError: not of shape (n, 2).
+        """
+        if preferences.shape != (n, 2):
+            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        return np.asarray(preferences, dtype=np.float64)
 
 
-class ValuePolicy(Policy):
+@dataclass(frozen=True)
+class ValuePolicy(ArrayPolicy):
     """Calls the eligible model with the best predicted reward ``w_q q_hat - w_c c_hat``."""
 
-    cost: LinearCost
-
-    @classmethod
     @abstractmethod
-    def fit(cls, data: OutcomeMatrix, tau_usd: float) -> Self:
-        """Fit to completely observed training prompts; ``tau_usd`` is the cost scale in USD."""
-
-    @abstractmethod
-    def predict_scores(self, embeddings: FloatArray) -> npt.NDArray[np.float64]:
-        """Return predicted scores, shape (n, n_models)."""
+    def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
+        """Return predicted scores and cost terms ``min(c / tau, 1)``, both of shape (n, n_models)."""
 
     def action_probabilities(
         self,
@@ -66,30 +68,37 @@ class ValuePolicy(Policy):
         eligible: BoolArray | None = None,
         *,
         prompt_tokens: FloatArray | None = None,
-    ) -> npt.NDArray[np.float64]:
-        mask = self.checked_eligible(len(embeddings), eligible)
-        w = np.asarray(preferences, dtype=np.float64)
-        value = w[:, :1] * self.predict_scores(embeddings) - w[:, 1:] * self.cost.predict(embeddings)
-        return greedy(np.where(mask, value, -np.inf))
+    ) -> Matrix:
+        n = len(embeddings)
+        mask = self.checked_eligible(n, eligible)
+        w = self.checked_preferences(n, preferences)
+        if n == 0:
+            return np.zeros((0, len(self.models)))
+        scores, cost_terms = self.predict(embeddings, prompt_tokens)
+        return greedy(np.where(mask, w[:, :1] * scores - w[:, 1:] * cost_terms, -np.inf))
 
-    @abstractmethod
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the fitted arrays by the name of their field."""
 
-    @classmethod
-    @abstractmethod
-    def from_arrays(
-        cls, models: tuple[str, ...], cost: LinearCost, arrays: dict[str, npt.NDArray[np.generic]]
-    ) -> Self:
-        """Return the policy of :meth:`arrays`."""
+def linear(embeddings: FloatArray, weights: Matrix) -> Matrix:
+    """Return ``x W + b``, shape (n, n_models), for weights of shape (d + 1, n_models) whose last row is b."""
+    return np.asarray(embeddings, dtype=np.float64) @ weights[:-1] + weights[-1]
 
-    def save(self, directory: Path) -> None:
-        cost = {"cost_coefficients": self.cost.coefficients, "cost_intercept": self.cost.intercept}
-        np.savez(directory / ARRAYS, allow_pickle=False, **cost, **self.arrays())  # type: ignore[arg-type]
 
-    @classmethod
-    def load(cls, directory: Path, models: tuple[str, ...]) -> Self:
-        with np.load(directory / ARRAYS, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        cost = LinearCost(arrays.pop("cost_coefficients"), arrays.pop("cost_intercept"))
-        return cls.from_arrays(models, cost, arrays)
+def stacked(regression: Ridge | RidgeCV) -> Matrix:
+    """Return the weights that :func:`linear` takes of a fitted multi-output regression."""
+    return np.vstack([np.atleast_2d(regression.coef_).T, np.atleast_1d(regression.intercept_)])
+
+
+def fit_cost_weights(data: OutcomeMatrix, tau_usd: float) -> Matrix:
+    """Return weights of a ridge regression of each model's cost term on the embedding (CARROT, arXiv 2502.03261).
+
+    Args:
+        data: completely observed prompts.
+        tau_usd: cost scale in USD.
+    """
+    target = cost_term(data.costs_usd, tau_usd)
+    return stacked(Ridge(COST_RIDGE_ALPHA).fit(data.embeddings.astype(np.float64), target))
+
+
+def linear_costs(embeddings: FloatArray, weights: Matrix) -> Matrix:
+    """Return predicted cost terms in [0, 1], shape (n, n_models)."""
+    return np.clip(linear(embeddings, weights), 0.0, 1.0)
