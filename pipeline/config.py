@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,24 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _absolute(value: str) -> str:
-    return value if "://" in value else str(Path(value).expanduser().absolute())
-
-
-PathOrUri = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-"""A local path (made absolute, so that jobs may run elsewhere) or a file system URI."""
-
-
-class Config(BaseModel):
-    """Base of all groups: frozen, strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from pipeline.config_base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
+from pipeline.config_baselines import BaselineConfig, BaselineNames
 
 
 class RunConfig(Config):
@@ -207,7 +188,7 @@ class OutcomeModelSettings(Config):
     visits: VisitsConfig
 
 
-PolicyConfig = Annotated[BarpConfig | OutcomeModelSettings, Field(discriminator="name")]
+PolicyConfig = Annotated[BarpConfig | OutcomeModelSettings | BaselineConfig, Field(discriminator="name")]
 
 
 class TrainConfig(Config):
@@ -285,7 +266,9 @@ class TuneConfig(Config):
     """Hyper-parameter search with Ray Tune."""
 
     num_samples: Count = Field(description="trials; the first one is the configuration as it is")
-    time_budget_s: Positive | None = Field(description="no trial goes on after that long; null means no limit")
+    time_budget_s: Positive | None = Field(
+        description="no trial goes on after that long; null means no limit"
+    )
     scheduler: Literal["asha", "pb2", "none"] = Field(
         description="'asha' stops the worse trials early, 'pb2' lets them go on from a better trial's weights"
     )
@@ -328,6 +311,9 @@ class EvaluateConfig(Config):
     """What the report compares."""
 
     bootstrap_samples: int = Field(ge=0, description="resamples for the 95 % intervals")
+    baselines: BaselineNames = Field(
+        description="routers fitted on the training split for comparison, of docs/baselines.md; 'all' for all"
+    )
 
 
 class TrackingConfig(Config):

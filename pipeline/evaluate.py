@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from policies.bundle import RouterBundle
+from policies.datasets import LoggedFeedback, OutcomeMatrix
+from policies.errors import InputError
+from policies.preference import dial_grid
+from policies.schemas import DECISIONS, PROMPTS
 
 from pipeline import report
+from pipeline.baselines import baseline_routers
 from pipeline.config import TradewindConfig
 from pipeline.console import progress, say
-from pipeline.join import load_outcomes, load_prompts
+from pipeline.join import load_feedback, load_outcomes, load_prompts
 from pipeline.layout import RunLayout
 from pipeline.routers import BEST_SINGLE, POLICY, Router, compared_routers, dial_probabilities
 from pipeline.scoring import Yardstick, chosen_settings, score_split
 from pipeline.splits import OOD, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.tables import write_table
-from policies.bundle import RouterBundle
-from policies.datasets import OutcomeMatrix
-from policies.errors import InputError
-from policies.preference import dial_grid
-from policies.schemas import DECISIONS, PROMPTS
 
 FORMAT_VERSION = 1
 SIGNIFICANT_DIGITS = 12
@@ -65,7 +66,9 @@ def run(config: TradewindConfig) -> dict[str, Any]:
     bundle = RouterBundle.load(layout.need(layout.policy, "train"))
     data = _load(layout, config)
     complete = {name: matrix.complete() for name, matrix in data.items()}
-    metrics = measure(bundle, data, complete, config)
+    logged = config.train.mode == "logged" and layout.feedback.exists()
+    log = load_feedback(layout, config, (TRAIN,)) if logged else None
+    metrics = measure(bundle, data, complete, config, log)
     _write_evidence(layout, config, bundle, complete)
     write_metrics(layout, metrics)
     report.write(layout, metrics)
@@ -79,6 +82,7 @@ def measure(
     data: Mapping[str, OutcomeMatrix],
     complete: Mapping[str, OutcomeMatrix],
     config: TradewindConfig,
+    log: LoggedFeedback | None = None,
 ) -> dict[str, Any]:
     """Return everything that ``metrics.json`` holds.
 
@@ -87,13 +91,16 @@ def measure(
         data: prompts of each split that has any.
         complete: of these, the prompts that every model answered.
         config: of the run.
+        log: training events of baselines that learn from a log; None simulates a uniform one.
     """
     training = complete[TRAIN]
     tau_usd = config.train.tau_usd or _default_tau(training)
     yardstick = Yardstick.fit(
         training, dial_grid(), tau_usd, n_resamples=config.evaluate.bootstrap_samples, seed=config.run.seed
     )
-    routers = compared_routers(bundle, training, tau_usd)
+    names = [name for name in config.evaluate.baselines if name != bundle.policy.kind]
+    baselines = baseline_routers(names, training, log, tau_usd, seed=config.run.seed)
+    routers = compared_routers(bundle, training, tau_usd, baselines)
     reported = [name for name in (TEST, OOD) if name in complete and len(complete[name])]
     settings = chosen_settings(routers, complete.get(VALIDATION), yardstick)
     splits = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,18 +45,22 @@ class Router:
     expected: bool = False
 
 
-def compared_routers(bundle: RouterBundle, training: OutcomeMatrix, tau_usd: float) -> list[Router]:
+def compared_routers(
+    bundle: RouterBundle, training: OutcomeMatrix, tau_usd: float, baselines: Sequence[Router] = ()
+) -> list[Router]:
     """Return every router that is scored on each split, the run's policy first.
 
     Args:
         bundle: the run's artifact.
         training: completely observed training prompts, for the routers that are fitted here.
         tau_usd: cost scale in USD.
+        baselines: routers that learned from the same data.
     """
     models = bundle.pool.models
     best_single = BestSinglePolicy.fit(models, training.scores, training.costs_usd, tau_usd)
     return [
         Router(POLICY, bundle.policy.kind, bundle.policy, "policy"),
+        *baselines,
         Router(BEST_SINGLE, "best single per preference", best_single, "reference"),
         Router(RANDOM, "random", RandomPolicy(models), "reference", expected=True),
         *(Router(f"{ALWAYS_PREFIX}{m}", f"always {m}", AlwaysPolicy(models, m), "single") for m in models),

@@ -15,6 +15,7 @@ from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
+from pipeline.train_baseline import train_baseline
 from pipeline.train_outcome_model import train_outcome_model
 from pipeline.training import HistoryFile, Trainer, TrainingInputs, content_hash
 from policies.bundle import RouterBundle
@@ -25,6 +26,17 @@ from policies.errors import InputError
 TRAINERS: dict[str, Trainer] = {
     "barp": train_barp,
     "outcome_model": train_outcome_model,
+    "knn": train_baseline,
+    "ridge": train_baseline,
+    "logistic": train_baseline,
+    "mlp": train_baseline,
+    "clusters": train_baseline,
+    "matrix_factorisation": train_baseline,
+    "carrot": train_baseline,
+    "direct": train_baseline,
+    "epsilon_greedy": train_baseline,
+    "linucb": train_baseline,
+    "thompson": train_baseline,
 }
 """Learner of each ``policy.name``."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import TradewindConfig
+from pipeline.config import BarpConfig, TradewindConfig
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.algorithm import BarpAlgorithmConfig
@@ -35,6 +35,7 @@ def algorithm_config(
         n_models: number of models.
     """
     policy, train = config.policy, config.train
+    assert isinstance(policy, BarpConfig)
     learners = max(1, train.num_learners)
     settings = (
         BarpAlgorithmConfig()
