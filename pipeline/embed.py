@@ -6,6 +6,7 @@ share. Actors write a shard as soon as a block is done, so a killed run goes on 
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
@@ -18,7 +19,9 @@ from pipeline.console import progress, say
 from pipeline.embedding_store import HASH_COLUMN, DamagedShardError, EmbeddingStore
 from pipeline.embedding_table import EmbeddingTable, read_embeddings, write_embeddings
 from pipeline.layout import RunLayout
-from pipeline.tables import read_table
+from pipeline.paraphrases import group_prompts
+from pipeline.splits import join_groups
+from pipeline.tables import read_table, write_table
 from policies.bundle import EncoderIdentity
 from policies.encoder import content_hash, encoder_identity, load_encoder
 from policies.errors import InputError
@@ -31,7 +34,7 @@ ROUNDS = 3
 
 
 def run(config: TradewindConfig) -> None:
-    """Write the embeddings table of the run's prompts.
+    """Write the embeddings table of the run's prompts, and bring paraphrases into one split.
 
     Raises:
         InputError: no prompts table yet, an encoder that cannot be had, or a store that holds another's shards.
@@ -40,6 +43,35 @@ def run(config: TradewindConfig) -> None:
     prompts = read_table(PROMPTS, str(layout.need(layout.prompts, "ingest")))
     table = embed_table(prompts, config)
     write_embeddings(table, layout.embeddings)
+    _join_paraphrases(prompts, table, config)
+
+
+def _join_paraphrases(prompts: pa.Table, table: EmbeddingTable, config: TradewindConfig) -> None:
+    """Rewrite the run's splits, from those of the texts, so that no group of paraphrases is parted."""
+    layout = RunLayout.of(config)
+    stored = pl.read_parquet(layout.need(layout.splits, "ingest"))
+    if "text_split" not in stored.columns:
+        stored = stored.with_columns(text_split="split")
+    ids = pl.DataFrame({"prompt_id": prompts["prompt_id"].to_pylist()})
+    splits = ids.join(stored, on="prompt_id", how="left", maintain_order="left")
+    alone = splits["text_split"].to_numpy().astype(object)
+    joined = alone
+    if config.data.split.paraphrase_cosine is not None:
+        groups = group_prompts(
+            prompts["prompt"].to_pylist(), table.vectors, config.data.split.paraphrase_cosine
+        )
+        joined = join_groups(alone, groups.keys, groups.labels, config.data.split.salt)
+        sizes = np.bincount(groups.labels)
+        sizes = sizes[sizes > 1]
+        say(
+            f"embed: {len(sizes)} groups of copies and paraphrases hold {sizes.sum()} of {len(alone)} prompts "
+            f"(largest: {sizes.max(initial=0)}); {(joined != alone).sum()} changed the split to stay together"
+        )
+        if groups.n_not_compared:
+            say(
+                f"embed: {groups.n_not_compared} prompts are too many to compare: only copies are grouped there"
+            )
+    write_table(splits.with_columns(split=pl.Series(joined.astype(str))).to_arrow(), str(layout.splits))
 
 
 def embed_table(

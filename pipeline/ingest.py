@@ -54,7 +54,8 @@ def run(config: TradewindConfig) -> None:
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
     path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
     write_table(conform(spec, frame.to_arrow(), path), path)
-    write_table(splits.to_arrow(), str(layout.splits))
+    # What the texts alone say stays beside it: embed starts from there, however often it runs.
+    write_table(splits.with_columns(text_split="split").to_arrow(), str(layout.splits))
     for note in provenance.notes:
         say(f"ingest: {note}")
     shares = dict(splits["split"].value_counts().iter_rows())

@@ -1,4 +1,7 @@
-"""Which prompts train, which choose, which judge: decided by a hash of the text, so that copies stay together."""
+"""Which prompts train, which choose, which judge: decided by a hash of the text, so that copies stay together.
+
+Paraphrases are known once there are vectors: the stage ``embed`` then gives every group of them one split.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import re
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipeline.config import DataConfig
@@ -45,6 +49,37 @@ def assign_splits(prompts: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     if not (names == TRAIN).any():
         raise InputError(f"data.split: none of the {len(names)} prompts falls into the training split")
     return pl.DataFrame({"prompt_id": prompts["prompt_id"], "split": names.astype(str)})
+
+
+def join_groups(
+    splits: npt.NDArray[np.object_], keys: npt.NDArray[np.object_], labels: npt.NDArray[np.int64], salt: str
+) -> npt.NDArray[np.object_]:
+    """Return the splits with every group of prompts on one side.
+
+    A group with a prompt of a held-out task is held out; any other takes the split of one of its prompts, drawn
+    by a second hash, so that groups are dealt in the same shares as prompts.
+
+    Args:
+        splits: shape (n,), the split of each prompt by itself.
+        keys: shape (n,), text keys; copies have one split.
+        labels: shape (n,), equal for prompts of one group.
+        salt: of the split.
+
+    Raises:
+        InputError: nothing is left to train on.
+    """
+    drawn = np.array([_unit_hash(f"{salt}\x00group", key) for key in keys])
+    frame = pl.DataFrame({"split": splits.astype(str), "label": labels, "drawn": drawn})
+    leader = pl.col("split").sort_by("drawn").first()
+    held_out = (pl.col("split") == OOD).any()
+    joined = frame.select(pl.when(held_out).then(pl.lit(OOD)).otherwise(leader).over("label"))
+    result = joined.to_series().to_numpy().astype(object)
+    if (splits == TRAIN).any() and not (result == TRAIN).any():
+        raise InputError(
+            f"data.split.paraphrase_cosine: grouping leaves none of the {len(splits)} prompts to train on; "
+            "a higher value groups fewer, null none"
+        )
+    return result
 
 
 def _unit_hash(salt: str, key: str) -> float:
