@@ -37,6 +37,7 @@ class KnnSettings(Config):
     neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
         description="numbers of neighbours tried by leave-one-out error"
     )
+    sharpness: NonNegative = Field(description="how fast a neighbour's weight falls with the cosine distance")
 
 
 class RidgeSettings(Config):
@@ -69,7 +70,7 @@ class ClusterSettings(Config):
     name: Literal["clusters"]
     clusters: Count = Field(description="clusters in one clustering")
     clusterings: Count = Field(description="clusterings averaged")
-    nearest: Count = Field(description="nearest clusters whose scores are averaged")
+    sharpness: NonNegative = Field(description="how fast a cluster's weight falls with the squared distance")
     prior_prompts: NonNegative = Field(
         description="weight of the overall mean in a cluster's mean, in prompts"
     )

@@ -16,6 +16,7 @@ from pipeline.reporting.style import (
     GREEN,
     GREY,
     INK,
+    OTHER_COLOUR,
     QUERIES,
     VERMILLION,
     Split,
@@ -28,6 +29,9 @@ from pipeline.routers import BEST_SINGLE, ORACLE, POLICY
 
 LOG_SPAN = 5.0
 """From this ratio of dearest to cheapest on, costs are drawn on a logarithmic axis."""
+
+COLOURED_BASELINES = 4
+"""So many baselines, the best by mean reward, are drawn in colours of their own."""
 
 _PROMPTS = {"test": "held-out prompts", "ood": "prompts of held-out tasks"}
 
@@ -120,23 +124,30 @@ class _Plane:
         rows = [r for r in self.split["routers"].values() if r["role"] == "baseline"]
         if not rows:
             return []
+        rows.sort(key=lambda r: (-r["mean_reward"], r["label"]))
+        # More than a few colours cannot be told apart: the weaker ones are shown as a bundle.
+        best = rows[:COLOURED_BASELINES] if len(rows) > COLOURED_BASELINES + 1 else rows
+        rest = f"{len(rows) - len(best)} other baselines"
+        shown = [(r, r["label"]) for r in best] + [(r, rest) for r in rows[len(best) :]]
         table = pl.concat(
             frame(cost=np.array(r["cost_usd"]) * QUERIES, quality=r["quality"], w=self.w_cost).with_columns(
-                router=pl.lit(r["label"])
+                router=pl.lit(name), line=pl.lit(r["label"])
             )
-            for r in rows
+            for r, name in reversed(shown)
         )
-        names = [r["label"] for r in rows]
-        scale = alt.Scale(domain=names, range=list(BASELINE_COLOURS)[: len(names)])
+        names = list(dict.fromkeys(name for _, name in shown))
+        colours = [*BASELINE_COLOURS[: len(best)], OTHER_COLOUR][: len(names)]
+        legend = alt.Legend(
+            title="baselines", orient="bottom-right", symbolType="stroke", symbolStrokeWidth=2.5, offset=8
+        )
         return [
             alt.Chart(table)
-            .mark_line(strokeWidth=1.4, opacity=0.85, clip=True)
+            .mark_line(strokeWidth=1.4, opacity=0.9, clip=True)
             .encode(
                 **self._enc(),
                 order="w:Q",
-                color=alt.Color(
-                    "router:N", scale=scale, legend=alt.Legend(title="baselines", orient="bottom-right")
-                ),
+                detail="line:N",
+                color=alt.Color("router:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
             )
         ]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics.pairwise import euclidean_distances
 
 from policies.base import FloatArray
 from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
@@ -15,8 +16,9 @@ from policies.datasets import OutcomeMatrix
 
 CLUSTERS = 60
 CLUSTERINGS = 8
-NEAREST = 3
-"""As in Avengers-Pro (arXiv 2508.12631): 60 clusters, a prompt's scores from its nearest ones."""
+SHARPNESS = 10.0
+"""A cluster's weight is ``exp(-sharpness d^2)``, d its centre's distance: 60 clusters as in Avengers-Pro (arXiv
+2508.12631), which averages the nearest few; weights that fade decide the same prompts without that edge."""
 
 PRIOR_PROMPTS = 5.0
 """A cluster's mean is shrunk towards the overall mean as if it held so many average prompts."""
@@ -24,21 +26,21 @@ PRIOR_PROMPTS = 5.0
 
 @dataclass(frozen=True)
 class ClusterPolicy(ValuePolicy):
-    """Mean scores of the nearest clusters of training prompts (Avengers-Pro, arXiv 2508.12631).
+    """Mean scores of clusters of training prompts, the nearer the heavier (Avengers-Pro, arXiv 2508.12631).
 
     Averaged over clusterings from different starts: one alone hangs on its start.
 
     Attributes:
         centres: shape (n_clusterings, n_clusters, d).
         scores: shape (n_clusterings, n_clusters, n_models).
-        nearest: scalar, how many clusters of each clustering are averaged.
+        sharpness: scalar, how fast a cluster's weight falls with the squared distance.
         cost_weights: shape (d + 1, n_models).
     """
 
     kind: ClassVar[str] = "clusters"
     centres: Matrix
     scores: Matrix
-    nearest: Matrix
+    sharpness: Matrix
     cost_weights: Matrix
 
     @classmethod
@@ -49,7 +51,7 @@ class ClusterPolicy(ValuePolicy):
         *,
         clusters: int = CLUSTERS,
         clusterings: int = CLUSTERINGS,
-        nearest: int = NEAREST,
+        sharpness: float = SHARPNESS,
         prior_prompts: float = PRIOR_PROMPTS,
     ) -> Self:
         """Fit to completely observed prompts; ``tau_usd`` is in USD, the rest as the module's constants."""
@@ -61,14 +63,13 @@ class ClusterPolicy(ValuePolicy):
             total = belongs.T @ data.scores + prior_prompts * data.scores.mean(axis=0)
             means.append(total / (belongs.sum(axis=0)[:, None] + prior_prompts))
             centres.append(found.cluster_centers_.astype(np.float64))
-        near = np.array(min(nearest, n_clusters))
         cost = fit_cost_weights(data, tau_usd)
-        return cls(data.pool.models, np.stack(centres), np.stack(means), near, cost)
+        return cls(data.pool.models, np.stack(centres), np.stack(means), np.array(sharpness), cost)
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
         x = np.asarray(embeddings, dtype=np.float64)
         total = np.zeros((len(x), len(self.models)))
         for centres, scores in zip(self.centres, self.scores):
-            order = np.argsort(pairwise_distances(x, centres), axis=1, kind="stable")
-            total += scores[order[:, : int(self.nearest)]].mean(axis=1)
+            weights = softmax(-self.sharpness * euclidean_distances(x, centres, squared=True), axis=1)
+            total += weights @ scores
         return total / len(self.centres), linear_costs(embeddings, self.cost_weights)

@@ -15,15 +15,19 @@ from policies.base import FloatArray
 from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
 from policies.datasets import OutcomeMatrix
 
-NEIGHBOURS = (10, 20, 40, 60, 80, 120, 160)
+NEIGHBOURS = (20, 40, 80, 160, 320)
+SHARPNESS = 10.0
+"""Of the weights ``exp(-sharpness (distance - nearest distance))`` of cosine distances, so that a large
+neighbourhood, which evens out chance, still listens to the nearest most; 0 weighs all alike."""
 
 
 @dataclass(frozen=True)
 class KnnPolicy(ValuePolicy):
-    """Mean score of the nearest training prompts by cosine; how many is chosen by leave-one-out error.
+    """Weighted mean score of the nearest training prompts by cosine; how many is chosen by leave-one-out error.
 
     Attributes:
         neighbours: scalar, how many prompts are averaged.
+        sharpness: scalar, how fast weights fall with the cosine distance.
         embeddings: shape (n_training, d).
         scores: shape (n_training, n_models).
         cost_weights: shape (d + 1, n_models).
@@ -31,33 +35,59 @@ class KnnPolicy(ValuePolicy):
 
     kind: ClassVar[str] = "knn"
     neighbours: npt.NDArray[np.int64]
+    sharpness: Matrix
     embeddings: npt.NDArray[np.float32]
     scores: Matrix
     cost_weights: Matrix
 
     @classmethod
-    def fit(cls, data: OutcomeMatrix, tau_usd: float, *, neighbours: Sequence[int] = NEIGHBOURS) -> Self:
-        """Fit to completely observed prompts; ``neighbours`` are the numbers tried, ``tau_usd`` is in USD."""
-        chosen = tuned_neighbours(data.embeddings, data.scores, neighbours)
-        cost = fit_cost_weights(data, tau_usd)
-        return cls(data.pool.models, np.array(chosen), data.embeddings, data.scores, cost)
+    def fit(
+        cls,
+        data: OutcomeMatrix,
+        tau_usd: float,
+        *,
+        neighbours: Sequence[int] = NEIGHBOURS,
+        sharpness: float = SHARPNESS,
+    ) -> Self:
+        """Fit to completely observed prompts.
+
+        Args:
+            data: the prompts.
+            tau_usd: cost scale in USD.
+            neighbours: numbers tried.
+            sharpness: of the weights, see ``SHARPNESS``.
+        """
+        chosen = tuned_neighbours(data.embeddings, data.scores, neighbours, sharpness)
+        return cls(
+            data.pool.models,
+            np.array(chosen),
+            np.array(sharpness),
+            data.embeddings,
+            data.scores,
+            fit_cost_weights(data, tau_usd),
+        )
 
     @cached_property
     def _index(self) -> NearestNeighbors:
         return NearestNeighbors(n_neighbors=int(self.neighbours), metric="cosine").fit(self.embeddings)
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        near = self._index.kneighbors(np.asarray(embeddings, np.float32), return_distance=False)
-        return self.scores[near].mean(axis=1), linear_costs(embeddings, self.cost_weights)
+        distances, near = self._index.kneighbors(np.asarray(embeddings, np.float32))
+        weights = _weights(distances, float(self.sharpness))
+        scores = np.einsum("nj,njk->nk", weights, self.scores[near])
+        return scores, linear_costs(embeddings, self.cost_weights)
 
 
-def tuned_neighbours(embeddings: FloatArray, targets: Matrix, tried: Sequence[int]) -> int:
-    """Return the number of neighbours with the least leave-one-out error of their mean.
+def tuned_neighbours(
+    embeddings: FloatArray, targets: Matrix, tried: Sequence[int], sharpness: float = 0.0
+) -> int:
+    """Return the number of neighbours with the least leave-one-out error of their weighted mean.
 
     Args:
         embeddings: shape (n, d).
         targets: shape (n, m).
         tried: numbers of neighbours; those of n or more are left out.
+        sharpness: of the weights.
     """
     n = len(embeddings)
     allowed = sorted(k for k in tried if k < n) or [max(n - 1, 1)]
@@ -65,6 +95,15 @@ def tuned_neighbours(embeddings: FloatArray, targets: Matrix, tried: Sequence[in
         return allowed[0]
     index = NearestNeighbors(n_neighbors=allowed[-1], metric="cosine").fit(embeddings)
     # Without an argument a prompt is not its own neighbour: the error is leave-one-out.
-    near = targets[index.kneighbors(return_distance=False)]
-    errors = [float(np.mean((near[:, :k].mean(axis=1) - targets) ** 2)) for k in allowed]
+    distances, near = index.kneighbors()
+    errors = []
+    for k in allowed:
+        weights = _weights(distances[:, :k], sharpness)
+        predicted = np.einsum("nj,njm->nm", weights, targets[near[:, :k]])
+        errors.append(float(np.mean((predicted - targets) ** 2)))
     return allowed[int(np.argmin(errors))]
+
+
+def _weights(distances: FloatArray, sharpness: float) -> Matrix:
+    weights = np.exp(-sharpness * (np.asarray(distances, np.float64) - distances[:, :1]))
+    return weights / weights.sum(axis=1, keepdims=True)
