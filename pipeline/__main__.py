@@ -1,6 +1,7 @@
 """The command line: ``python -m pipeline STAGE [key=value ...]``.
 
-Exit codes: 0 done, 1 failure, 2 bad input or configuration.
+Exit codes: 0 done, 1 failure, 2 bad input or configuration; with ``evaluate evaluate.gate=true`` also 3 do not
+ship, 4 not enough data (and 0 means ship).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pipeline.config import TradewindConfig
 from pipeline.console import configure_logging
 from policies.errors import InputError
 
+GATE_EXIT_CODES = {"ship": 0, "do not ship": 3, "not enough data": 4}
+"""What ``evaluate`` exits with under ``evaluate.gate=true``, by the verdict's decision."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -33,7 +37,9 @@ STAGES = {
     "embed": Stage("prompts to vectors, with a pool of encoder actors", ("run", "encoder", "cluster")),
     "simulate": Stage("full outcome table to a partial-feedback log", ("run", "simulate", "output")),
     "train": Stage("learn the policy with RLlib", ("run", "policy", "train", "cluster")),
-    "tune": Stage("search the learner's settings with Ray Tune", ("run", "policy", "train", "tune", "cluster")),
+    "tune": Stage(
+        "search the learner's settings with Ray Tune", ("run", "policy", "train", "tune", "cluster")
+    ),
     "evaluate": Stage("measure on held-out prompts and tasks; write the report", ("run", "evaluate")),
     "register": Stage("log to MLflow and register a model version", ("run", "tracking")),
     "route": Stage(
@@ -51,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage = STAGES[options.stage]
     try:
         config = load_config(options.overrides)
-        if stage.records:
+        # A log from elsewhere is a question put to a run, not a part of it.
+        if stage.records and config.evaluate.log is None:
             record_config(config, options.overrides)
-        import_module(f"pipeline.{options.stage}").run(config)
+        result = import_module(f"pipeline.{options.stage}").run(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"failure in {options.stage}: {type(error).__name__}: {error} (-v shows where)", file=sys.stderr
         )
         return 1
+    if options.stage == "evaluate" and config.evaluate.gate:
+        return GATE_EXIT_CODES[result["verdict"]["decision"]]
     return 0
 
 

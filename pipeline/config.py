@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from pipeline.config_base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
-from pipeline.config_baselines import BaselineConfig, BaselineNames
+from pipeline.config_baselines import BaselineConfig
+from pipeline.config_evaluate import EvaluateConfig
 
 
 class RunConfig(Config):
@@ -305,15 +306,6 @@ class TuneConfig(Config):
         if self.scheduler == "pb2" and self.searcher != "random":
             raise ValueError("scheduler=pb2 proposes values itself; allowed with it: searcher=random")
         return self
-
-
-class EvaluateConfig(Config):
-    """What the report compares."""
-
-    bootstrap_samples: int = Field(ge=0, description="resamples for the 95 % intervals")
-    baselines: BaselineNames = Field(
-        description="routers fitted on the training split for comparison, of docs/baselines.md; 'all' for all"
-    )
 
 
 class TrackingConfig(Config):

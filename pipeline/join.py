@@ -28,7 +28,7 @@ def load_pool(config: TradewindConfig) -> ModelPool:
 def load_prompts(layout: RunLayout, splits: Sequence[str]) -> pl.DataFrame:
     """Return ``prompt_id, prompt, task, split`` of the prompts in ``splits``, in table order."""
     prompts = to_polars(read_table(PROMPTS, str(layout.need(layout.prompts, "ingest"))))
-    membership = pl.read_parquet(layout.need(layout.splits, "ingest"))
+    membership = pl.read_parquet(layout.need(layout.splits, "ingest"), columns=["prompt_id", "split"])
     return prompts.join(membership, on="prompt_id", how="left", maintain_order="left").filter(
         pl.col("split").is_in(list(splits))
     )
@@ -66,7 +66,7 @@ def load_outcomes(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
         prompt_ids=prompts["prompt_id"].to_numpy().astype(str),
         tasks=prompts["task"].fill_null("").to_numpy().astype(str),
         pool=pool,
-        embeddings=_embeddings_of(layout, prompts["prompt_id"]),
+        embeddings=embeddings_of(layout, prompts["prompt_id"]),
         prompt_tokens=estimate_prompt_tokens(prompts["prompt"].to_list()),
         scores=dense["score"],
         costs_usd=dense["cost_usd"],
@@ -87,6 +87,23 @@ def load_feedback(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
     path = layout.need(layout.feedback, "simulate")
     log = to_polars(read_table(FEEDBACK, str(path), models=pool.models))
     log = log.join(prompts, on="prompt_id", how="inner", maintain_order="left")
+    return feedback_arrays(log, pool, embeddings_of(layout, log["prompt_id"]), str(path))
+
+
+def feedback_arrays(
+    log: pl.DataFrame, pool: ModelPool, embeddings: npt.NDArray[np.float32], source: str
+) -> LoggedFeedback:
+    """Return the arrays of logged events.
+
+    Args:
+        log: rows of the feedback table with their ``prompt`` and ``task``; every called model is in the pool.
+        pool: the models; others in ``eligible`` are left out.
+        embeddings: shape (n, d), of the events' prompts.
+        source: what messages call the log.
+
+    Raises:
+        InputError: an event's called model is not eligible.
+    """
     column = {model: j for j, model in enumerate(pool.models)}
     eligible = np.zeros((log.height, len(pool.models)), dtype=bool)
     named = log.select("eligible").with_row_index("row").explode("eligible").drop_nulls()
@@ -99,7 +116,7 @@ def load_feedback(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
     if missed.size:
         event = log.row(int(missed[0]), named=True)
         raise InputError(
-            f"{path}: event '{event['event_id']}': model '{event['model']}' is not in its eligible list "
+            f"{source}: event '{event['event_id']}': model '{event['model']}' is not in its eligible list "
             f"{event['eligible']}"
         )
     w = log.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
@@ -108,7 +125,7 @@ def load_feedback(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
         prompt_ids=log["prompt_id"].to_numpy().astype(str),
         tasks=log["task"].fill_null("").to_numpy().astype(str),
         pool=pool,
-        embeddings=_embeddings_of(layout, log["prompt_id"]),
+        embeddings=embeddings,
         prompt_tokens=estimate_prompt_tokens(log["prompt"].to_list()),
         preferences=w.to_numpy().astype(np.float32),
         eligible=eligible,
@@ -120,7 +137,12 @@ def load_feedback(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
     )
 
 
-def _embeddings_of(layout: RunLayout, prompt_ids: pl.Series) -> npt.NDArray[np.float32]:
+def embeddings_of(layout: RunLayout, prompt_ids: pl.Series) -> npt.NDArray[np.float32]:
+    """Return the run's vectors of prompts, shape (n, d).
+
+    Raises:
+        InputError: a prompt has none.
+    """
     path = layout.need(layout.embeddings, "embed")
     stored_ids, vectors, _ = read_embeddings(path)
     position = pl.DataFrame({"prompt_id": np.asarray(stored_ids, dtype=object).astype(str)}).with_row_index(

@@ -66,6 +66,11 @@ class RunLayout:
         return self.root / "report.html"
 
     @property
+    def log_report(self) -> Path:
+        """The HTML report of an evaluation on a log, where ``report`` holds that of a full table."""
+        return self.root / "log_report.html"
+
+    @property
     def picture(self) -> Path:
         """The cost-quality picture as PNG."""
         return self.root / "report.png"

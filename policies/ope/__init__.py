@@ -16,6 +16,7 @@ from policies.ope.evidence import paired_contributions
 from policies.ope.intervals import (
     Interval,
     bootstrap_interval,
+    bootstrap_intervals,
     empirical_bernstein_interval,
     normal_interval,
     studentised_bootstrap_interval,
@@ -44,6 +45,7 @@ __all__ = [
     "VerdictThresholds",
     "all_estimates",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "clipped_ips",
     "cross_fit_outcomes",
     "diagnose",

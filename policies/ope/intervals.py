@@ -78,6 +78,40 @@ def bootstrap_interval(
     return Interval(float(np.quantile(means, tail)), float(np.quantile(means, 1.0 - tail)))
 
 
+def bootstrap_intervals(
+    columns: FloatArray,
+    confidence: float = 0.95,
+    groups: npt.ArrayLike | None = None,
+    n_resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> Float64Array:
+    """Return the percentile bootstrap interval of every column's mean, shape (J, 2), from shared resamples.
+
+    Args:
+        columns: shape (n, J), contributions of J estimates on the same events.
+        confidence: of each interval.
+        groups: labels of events that depend on one another.
+        n_resamples: number of resamples.
+        seed: of the resampling.
+    """
+    _check_confidence(confidence)
+    x = np.asarray(columns, dtype=np.float64)
+    labels = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if x.ndim != 2 or labels.shape != (len(x),) or n_resamples < 1:
+        raise ValueError(f"columns {x.shape}, groups {labels.shape}, n_resamples {n_resamples}: do not fit")
+    sums = np.zeros((int(labels.max()) + 1, x.shape[1]))
+    np.add.at(sums, labels, x)
+    sizes = np.bincount(labels).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    units = len(sums)
+    means = np.empty((n_resamples, x.shape[1]))
+    for start in range(0, n_resamples, _CHUNK):
+        counts = rng.multinomial(units, np.full(units, 1.0 / units), size=min(_CHUNK, n_resamples - start))
+        means[start : start + len(counts)] = counts @ sums / (counts @ sizes)[:, None]
+    tail = (1.0 - confidence) / 2.0
+    return np.asarray(np.quantile(means, [tail, 1.0 - tail], axis=0)).T
+
+
 def studentised_bootstrap_interval(
     contributions: FloatArray,
     confidence: float = 0.95,
