@@ -26,10 +26,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.schedulers.pb2 import PB2
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.cluster import ray_session
 from pipeline.compose import SEARCH_FOLDER
@@ -40,7 +36,6 @@ from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
 from pipeline.register import open_experiment, tracking_uri
 from pipeline.search.challenger import retrain
-from pipeline.search.learners import searchable
 from pipeline.search.results import (
     TrialRecord,
     choose,
@@ -51,6 +46,7 @@ from pipeline.search.results import (
 )
 from pipeline.search.space import SearchSpace, with_values
 from pipeline.search.spec import SearchFolder, SearchSpec, search_space
+from pipeline.search.strategy import checkpoints, scheduler, searcher
 from pipeline.search.tracking import SearchProgress, TrialTracker
 from pipeline.search.trial import SEARCH, SearchTrial
 from pipeline.splits import TRAIN, VALIDATION
@@ -60,7 +56,6 @@ from policies.barp.arrays import training_columns, write_columns
 from policies.errors import InputError
 
 TAU_QUANTILE = "train.tau_quantile"
-MODES = {"reward": "max", "cost_rise": "min", "largest_share": "min"}
 
 
 def run(config: TradewindConfig) -> list[TrialRecord]:
@@ -176,8 +171,8 @@ def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, sp
         param_space=param_space,
         tune_config=tune.TuneConfig(
             num_samples=settings.num_samples,
-            search_alg=_searcher(config, space),
-            scheduler=_scheduler(config, space),
+            search_alg=searcher(config, space),
+            scheduler=scheduler(config, space),
             # A population must wait for its slower members; proposals are better the fewer are pending.
             max_concurrent_trials=None if pb2 else _slots(config),
             time_budget_s=settings.time_budget_s,
@@ -194,67 +189,13 @@ def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, sp
                 TrialTracker(tracking_uri(config), _experiment(config), spec.parent_run_id, space),
                 SearchProgress(settings.num_samples),
             ],
-            checkpoint_config=_checkpoints(config),
+            checkpoint_config=checkpoints(config),
         ),
     )
 
 
-def _checkpoints(config: TradewindConfig) -> tune.CheckpointConfig:
-    settings = config.tune
-    if not searchable(config.policy.name).restorable:
-        return tune.CheckpointConfig()
-    if settings.scheduler == "pb2":
-        # A donor's latest checkpoint must be one of its current epoch.
-        return tune.CheckpointConfig(checkpoint_frequency=settings.grace_epochs)
-    return tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=settings.checkpoint_epochs)
-
-
 def _trial_name(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-def _searcher(config: TradewindConfig, space: SearchSpace) -> Searcher | SearchAlgorithm:
-    settings, first = config.tune, space.point_of(config)
-    if settings.searcher == "random":
-        return BasicVariantGenerator(points_to_evaluate=[first], random_state=config.run.seed)
-    several = len(settings.objectives) > 1
-    metrics = list(settings.objectives) if several else settings.objectives[0]
-    modes = [MODES[m] for m in settings.objectives] if several else MODES[settings.objectives[0]]
-    sampler = optuna.samplers.TPESampler(
-        seed=config.run.seed,
-        n_startup_trials=max(2, min(10, settings.num_samples // 3)),
-        multivariate=True,
-        constant_liar=True,
-    )
-    return OptunaSearch(
-        space.optuna_distributions(), metric=metrics, mode=modes, sampler=sampler, points_to_evaluate=[first]
-    )
-
-
-def _scheduler(config: TradewindConfig, space: SearchSpace) -> TrialScheduler:
-    settings = config.tune
-    if settings.scheduler == "none":
-        return FIFOScheduler()
-    if settings.scheduler == "pb2":
-        return PB2(
-            time_attr="training_iteration",
-            metric="epoch_reward",
-            mode="max",
-            perturbation_interval=settings.grace_epochs,
-            hyperparam_bounds=space.bounds(),
-        )
-    return ASHAScheduler(
-        time_attr="training_iteration",
-        metric="reward",
-        mode="max",
-        max_t=max(_max_epochs(config), settings.grace_epochs),
-        grace_period=settings.grace_epochs,
-        reduction_factor=settings.reduction_factor,
-    )
-
-
-def _max_epochs(config: TradewindConfig) -> int:
-    return config.tune.max_epochs or searchable(config.policy.name).epochs(config)
 
 
 def _slots(config: TradewindConfig) -> int:

@@ -62,7 +62,7 @@ def barp_space(config: TradewindConfig) -> dict[str, Dimension]:
         "train.weight_decay": Interval(low=1e-4, high=1.0, log=True),
         "train.batch_size": Choices(choices=(64, 128, 256, 512)),
         "policy.dropout": Interval(low=0.0, high=0.6),
-        "policy.input_std": Interval(low=0.02, high=0.5, log=True),
+        "policy.input_std": Interval(low=0.02, high=1.0, log=True),
     }
     if getattr(config.policy, "head", None) == "mlp":
         space["policy.hidden"] = Choices(choices=((128,), (256,), (512,), (256, 128)))

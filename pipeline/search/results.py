@@ -28,6 +28,8 @@ class TrialRecord:
         largest_share: likewise.
         best_epoch: epoch of these figures.
         epochs: epochs trained.
+        usable: whether the policy of ``best_epoch`` is one that training would return; false for a trial that
+            was stopped before the end of a learner that keeps its last epoch.
         setup_s: start-up time of the trial in its process, seconds.
         wall_s: time spent training and judging, seconds.
         schedule: values by epoch; more than one entry where PB2 changed them.
@@ -41,6 +43,7 @@ class TrialRecord:
     largest_share: float | None = None
     best_epoch: int = 0
     epochs: int = 0
+    usable: bool = True
     setup_s: float | None = None
     wall_s: float = 0.0
     schedule: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +67,7 @@ def records_of(grid: ResultGrid, space: SearchSpace) -> list[TrialRecord]:
                 **{name: metrics.get(name) for name in ("reward", "cost_rise", "largest_share", "setup_s")},
                 best_epoch=int(metrics["best_epoch"]) if trained else 0,
                 epochs=int(metrics["epoch"]) if trained else 0,
+                usable=bool(metrics.get("usable", False)),
                 wall_s=float(metrics.get("time_total_s", 0.0)),
                 schedule=metrics.get("schedule", []),
                 error=str(result.error).strip().splitlines()[-1] if result.error else "",
@@ -80,9 +84,9 @@ def _point_of(result: Result) -> dict[str, Any]:
 
 
 def choose(records: list[TrialRecord], limits: TuneConfig) -> tuple[TrialRecord, bool]:
-    """Return the best trial within the limits on cost rise and largest share, and whether there was one.
+    """Return the best usable trial within the limits on cost rise and largest share, and whether there was one.
 
-    Without one within them, the best trial of all.
+    Without one within them, the best usable trial; when time ran out before any was usable, the best of all.
 
     Raises:
         RuntimeError: no trial finished an epoch.
@@ -91,6 +95,7 @@ def choose(records: list[TrialRecord], limits: TuneConfig) -> tuple[TrialRecord,
     if not judged:
         reasons = sorted({record.error for record in records if record.error})
         raise RuntimeError(f"no trial finished an epoch: {'; '.join(reasons) or 'out of time'}")
+    judged = [record for record in judged if record.usable] or judged
     for record in judged:
         assert record.cost_rise is not None
         assert record.largest_share is not None

@@ -133,6 +133,7 @@ class SearchTrial(tune.Trainable):
         values = search_space(base).values_of(config)
         learner = searchable(base.policy.name)
         self._max_epochs = base.tune.max_epochs or learner.epochs(with_values(base, values))
+        self._keeps_best = learner.keeps_best
         self._patience = base.train.patience_epochs if learner.keeps_best else math.inf
         self._candidate = Candidate(spec, values, folder.arrays)
         self._setup_s = time.perf_counter() - started
@@ -147,8 +148,14 @@ class SearchTrial(tune.Trainable):
         """Train one epoch."""
         result = self._candidate.advance()
         since_best = result["epoch"] - result["best_epoch"]
-        done = result["epoch"] >= self._max_epochs or since_best >= self._patience
-        return {**result, "setup_s": self._setup_s, "schedule": self._candidate.schedule, "done": done}
+        at_end = result["epoch"] >= self._max_epochs
+        return {
+            **result,
+            "usable": self._keeps_best or at_end,
+            "setup_s": self._setup_s,
+            "schedule": self._candidate.schedule,
+            "done": at_end or since_best >= self._patience,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the candidate."""

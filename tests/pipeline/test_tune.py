@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline import simulate, tune
 from pipeline.compose import load_config
-from pipeline.config import Choices, Interval, TradewindConfig
+from pipeline.config import Choices, Dimension, Interval, TradewindConfig
 from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
@@ -44,7 +44,13 @@ SPACE = (
     "{train.lr:{low:1e-4,high:1e-2,log:true},train.tau_quantile:{low:0.6,high:0.99},"
     "policy.hidden:{choices:[[8],[4,4]]}}"
 )
-SMALL = ("policy.hidden=[8]", "train.batch_size=64", "train.max_epochs=2", f"tune.space={SPACE}")
+SMALL = (
+    "policy=barp",
+    "policy.hidden=[8]",
+    "train.batch_size=64",
+    "train.max_epochs=2",
+    f"tune.space={SPACE}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,7 @@ def test_the_configuration_as_it_is_was_tried(searched):
     ]
     assert ([8], 0.95) in tried
     assert searched.body["default_reward"] <= searched.records[0].reward
+    assert searched.body["default_epochs"] == searched.config.train.max_epochs
 
 
 def test_every_trial_is_a_child_of_one_run(searched):
@@ -223,7 +230,7 @@ def arrays(tmp_path):
 
 
 def candidate_spec():
-    config = load_config(["policy.hidden=[8]", "train.batch_size=32"])
+    config = load_config(["policy=barp", "policy.hidden=[8]", "train.batch_size=32"])
     return SearchSpec(config.plain(), tuple(asdict(model) for model in POOL.specs), 2, 0.01, "", "", "")
 
 
@@ -337,8 +344,8 @@ def test_changed_data_cannot_be_resumed(tmp_path, root):
 
 @pytest.mark.parametrize("log10", [False, True])
 def test_the_configuration_as_it_is_is_a_point(log10):
-    config = load_config(["train.lr=0.002", "policy.hidden=[7,7]", "policy.dropout=0.25"])
-    keys = {
+    config = load_config(["policy=barp", "train.lr=0.002", "policy.hidden=[7,7]", "policy.dropout=0.25"])
+    keys: dict[str, Dimension] = {
         "train.lr": Interval(low=1e-4, high=1e-2, log=True),
         "policy.dropout": Interval(low=0.0, high=0.5),
         "policy.hidden": Choices(choices=((8,), (16, 16))),
@@ -364,6 +371,11 @@ def test_a_collapsed_or_rising_trial_does_not_win():
     collapsed, rising = record(0.5, largest_share=0.95), record(0.4, cost_rise=0.02)
     assert choose([collapsed, rising, good], limits) == (good, True)
     assert choose([collapsed, rising], limits) == (collapsed, False)
+
+
+def test_a_trial_stopped_before_its_last_epoch_does_not_win():
+    early, whole = replace(record(0.5), usable=False), record(0.3)
+    assert choose([early, whole], load_config([]).tune) == (whole, True)
 
 
 def test_a_search_without_a_finished_epoch_says_why():
