@@ -4,6 +4,9 @@ Everything is measured on prompts that every model of the pool answered. The pol
 setting of the dial, as batch routing does. The cost scale tau, the best single model per preference and the
 settings of PerfGain and CostSave are fixed on training and validation prompts.
 
+It ends in a verdict on the policy against ``evaluate.incumbent``, from the paired differences on those prompts. A
+run that has a feedback log alone, or ``evaluate.log=PATH``, is evaluated off-policy (:mod:`pipeline.evaluate_log`).
+
 Besides ``metrics.json`` and the report, ``tables/`` gets what is needed to check the figures elsewhere, for
 ``train``, ``test`` and ``ood``: ``SPLIT_outcomes.parquet`` (complete prompts: ``prompt_id``, ``model``,
 ``score``, ``cost`` in USD per call) and, but for ``train``, ``SPLIT_prompts.parquet`` (for batch routing) and
@@ -12,8 +15,6 @@ Besides ``metrics.json`` and the report, ``tables/`` gets what is needed to chec
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,29 +22,31 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
+from pipeline import evaluate_log, report
+from pipeline.baselines import baseline_routers
+from pipeline.calibration import calibration
+from pipeline.config import TradewindConfig
+from pipeline.console import progress, say
+from pipeline.health import checks
+from pipeline.join import load_feedback, load_outcomes, load_prompts
+from pipeline.layout import RunLayout
+from pipeline.ope_check import check_estimators, check_lines
+from pipeline.plain_json import plain, write_json
+from pipeline.regret import losses
+from pipeline.reporting.style import SPLIT_TITLES
+from pipeline.routers import BEST_SINGLE, POLICY, Router, compared_routers, dial_probabilities
+from pipeline.scoring import Yardstick, chosen_settings, score_split
+from pipeline.splits import OOD, SPLITS, TEST, TRAIN, VALIDATION
+from pipeline.tables import write_table
+from pipeline.verdicts import table_verdicts, verdict_lines
 from policies.bundle import RouterBundle
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
 from policies.preference import dial_grid
 from policies.schemas import DECISIONS, PROMPTS
 
-from pipeline import report
-from pipeline.baselines import baseline_routers
-from pipeline.config import TradewindConfig
-from pipeline.console import progress, say
-from pipeline.join import load_feedback, load_outcomes, load_prompts
-from pipeline.layout import RunLayout
-from pipeline.routers import BEST_SINGLE, POLICY, Router, compared_routers, dial_probabilities
-from pipeline.scoring import Yardstick, chosen_settings, score_split
-from pipeline.splits import OOD, SPLITS, TEST, TRAIN, VALIDATION
-from pipeline.tables import write_table
-
 FORMAT_VERSION = 1
-SIGNIFICANT_DIGITS = 12
-"""Kept in ``metrics.json``: beyond them sums differ between machines."""
-
-NOISE = 1e-15
-"""Smaller figures are what is left of a difference of equal sums, not a finding."""
 
 HEADLINE = (
     "mean_reward", "gain_over_best_single", "gap_closed", "aiq", "aiq_over_mix_line", "perf_gain", "cost_save",
@@ -63,16 +66,22 @@ def run(config: TradewindConfig) -> dict[str, Any]:
             answered by every model of the pool.
     """
     layout = RunLayout.of(config)
+    if config.evaluate.log is not None or (layout.feedback.exists() and not layout.outcomes.exists()):
+        return evaluate_log.run(config)
     bundle = RouterBundle.load(layout.need(layout.policy, "train"))
     data = _load(layout, config)
     complete = {name: matrix.complete() for name, matrix in data.items()}
     logged = config.train.mode == "logged" and layout.feedback.exists()
     log = load_feedback(layout, config, (TRAIN,)) if logged else None
-    metrics = measure(bundle, data, complete, config, log)
+    prompts = load_prompts(layout, (TEST, OOD))
+    texts = dict(prompts.select("prompt_id", "prompt").iter_rows()) if config.evaluate.prompt_texts else None
+    metrics = measure(bundle, data, complete, config, log, texts)
     _write_evidence(layout, config, bundle, complete)
-    write_metrics(layout, metrics)
+    write_json(layout.metrics, metrics)
     report.write(layout, metrics)
     say(report.console_table(metrics))
+    for line in closing_lines(metrics):
+        say(line)
     say(f"report: {layout.report}")
     return metrics
 
@@ -83,6 +92,7 @@ def measure(
     complete: Mapping[str, OutcomeMatrix],
     config: TradewindConfig,
     log: LoggedFeedback | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return everything that ``metrics.json`` holds.
 
@@ -92,6 +102,7 @@ def measure(
         complete: of these, the prompts that every model answered.
         config: of the run.
         log: training events of baselines that learn from a log; None simulates a uniform one.
+        texts: prompt id -> text of held-out prompts; None leaves texts out.
     """
     training = complete[TRAIN]
     tau_usd = config.train.tau_usd or _default_tau(training)
@@ -103,14 +114,30 @@ def measure(
     routers = compared_routers(bundle, training, tau_usd, baselines)
     reported = [name for name in (TEST, OOD) if name in complete and len(complete[name])]
     settings = chosen_settings(routers, complete.get(VALIDATION), yardstick)
-    splits = {}
+    splits, predicted, lost = {}, {}, {}
     with progress(len(reported), "evaluate", "split") as bar:
         for name in reported:
             splits[name] = score_split(routers, complete[name], yardstick, settings)
+            decided = dial_probabilities(routers[0], complete[name], yardstick.w_cost)
+            predicted[name] = calibration(bundle, complete[name], decided)
+            lost[name] = losses(
+                complete[name],
+                decided,
+                yardstick,
+                w_cost=config.evaluate.loss_w_cost,
+                n_prompts=config.evaluate.loss_prompts,
+                texts=texts,
+            )
             bar.update()
-    return _plain(
+    judged = table_verdicts(bundle, complete, config, tau_usd)
+    checked = check_estimators(bundle, complete[reported[0]], config, tau_usd) if reported else None
+    return plain(
         {
             "format_version": FORMAT_VERSION,
+            "incumbent": judged["incumbent"],
+            "verdict": judged["splits"].get(TEST),
+            "verdicts": judged["splits"],
+            "ope_check": checked,
             "data": _describe(data, complete, config),
             "headline": {name: _headline(split) for name, split in splits.items()},
             "models": list(bundle.pool.models),
@@ -123,17 +150,28 @@ def measure(
                 "seed": config.run.seed,
             },
             "splits": splits,
+            "calibration": predicted,
+            "losses": lost,
+            "health": checks(
+                training,
+                log,
+                splits[reported[0]]["routers"][POLICY],
+                propensity_floor=config.evaluate.propensity_floor,
+            ),
             "tau_usd": tau_usd,
             "w_cost": yardstick.w_cost.tolist(),
         }
     )
 
 
-def write_metrics(layout: RunLayout, metrics: Mapping[str, Any]) -> None:
-    """Write ``metrics.json``: strict JSON, keys sorted, the same bytes for the same figures."""
-    staging = layout.metrics.with_name(layout.metrics.name + ".tmp")
-    staging.write_text(json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    staging.replace(layout.metrics)
+def closing_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what the console says last: the check of the estimators, if asked for, and the verdicts."""
+    lines = [] if metrics["ope_check"] is None else ["", *check_lines(metrics["ope_check"])]
+    for split in (OOD, TEST):
+        if split in metrics["verdicts"]:
+            lines += ["", f"{SPLIT_TITLES[split]}:"]
+            lines += verdict_lines(metrics["verdicts"][split], metrics["incumbent"], "prompts")
+    return lines
 
 
 def decisions_table(router: Router, data: OutcomeMatrix, policy_version: str) -> pa.Table:
@@ -153,11 +191,6 @@ def decisions_table(router: Router, data: OutcomeMatrix, policy_version: str) ->
 
 
 def _load(layout: RunLayout, config: TradewindConfig) -> dict[str, OutcomeMatrix]:
-    if not layout.outcomes.exists() and layout.feedback.exists():
-        raise InputError(
-            f"{layout.root}: holds a feedback log and no outcomes table; comparing every model needs "
-            "data.outcomes=PATH"
-        )
     present = set(pl.read_parquet(layout.need(layout.splits, "ingest"), columns=["split"])["split"].unique())
     data = {name: load_outcomes(layout, config, (name,)) for name in SPLITS if name in present}
     for name in (TRAIN, TEST):
@@ -243,17 +276,3 @@ def _outcomes_table(data: OutcomeMatrix) -> pa.Table:
             "cost": data.costs_usd.ravel(),
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON values in the file's order: rounded floats, None for what is undefined, lists for tuples."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | str | int) or value is None:
-        return value
-    number = float(value)
-    if abs(number) < NOISE:
-        return 0.0
-    return float(f"{number:.{SIGNIFICANT_DIGITS}g}") if math.isfinite(number) else None
