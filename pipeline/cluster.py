@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 
@@ -38,6 +39,11 @@ def _connect(cluster: ClusterConfig) -> None:
     level = logging.INFO if verbose() else logging.ERROR
     if not verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with nullcontext() if verbose() else _without_native_stderr():
+        _init(cluster, level)
+
+
+def _init(cluster: ClusterConfig, level: int) -> None:
     inside_job = "RAY_ADDRESS" in os.environ
     if cluster.address == "local" and not inside_job:
         ray.init(
@@ -51,6 +57,21 @@ def _connect(cluster: ClusterConfig) -> None:
     else:
         address = None if inside_job or cluster.address == "auto" else cluster.address
         ray.init(address=address or "auto", log_to_driver=verbose(), logging_level=level)
+
+
+@contextmanager
+def _without_native_stderr() -> Iterator[None]:
+    """Discard what Ray's C++ core prints while it starts; failures still arrive as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _quiet() -> None:
