@@ -53,7 +53,8 @@ def plane(metrics: Mapping[str, Any], split_name: str) -> Any:
             f"{max(oracle['cost_usd']) * QUERIES:.2g} USD per 1,000 queries.",
         ],
     )  # fmt: skip
-    return alt.hconcat(main.chart(), _headroom(split, metrics["w_cost"]), spacing=36).properties(title=title)
+    both = alt.hconcat(main.chart(), _headroom(split, metrics["w_cost"]), spacing=36)
+    return both.resolve_scale(color="independent").properties(title=title)
 
 
 class _Plane:
@@ -63,6 +64,11 @@ class _Plane:
         self.split, self.w_cost = split, w_cost
         self.policy = split["routers"][POLICY]
         self.models = split["single_models"]
+        rows = [r for r in split["routers"].values() if r["role"] == "baseline"]
+        self.baselines = sorted(rows, key=lambda r: (-r["mean_reward"], r["label"]))
+        # More than a few colours cannot be told apart: the weaker ones are shown as a bundle.
+        many = len(rows) > COLOURED_BASELINES + 1
+        self.best_baselines = self.baselines[:COLOURED_BASELINES] if many else self.baselines
         costs = [m["cost_usd"] for m in self.models.values()] + list(self.policy["cost_usd"])
         qualities = [m["quality"] for m in self.models.values()] + list(self.policy["quality"])
         spans = bounds("q", self.policy["quality_intervals"], self.policy["quality"])
@@ -71,7 +77,8 @@ class _Plane:
         margin = (high / low) ** 0.08 if self.log else (high - low) * 0.06 or 1.0
         self.x = (low / margin, high * margin) if self.log else (max(0.0, low - margin), high + margin)
         spread = (max(qualities) - min(qualities)) * 0.08 or 0.05
-        bottom, top = min(qualities) - spread, max(*spans["q_high"], max(qualities) + spread)
+        reached = [q for r in self.best_baselines for q in r["quality"]]
+        bottom, top = min(qualities) - spread, max(*spans["q_high"], max(qualities + reached) + spread)
         self.y = (max(0.0, bottom), min(1.0, top))
 
     def chart(self) -> Any:
@@ -121,12 +128,9 @@ class _Plane:
         )
 
     def _baselines(self) -> list[Any]:
-        rows = [r for r in self.split["routers"].values() if r["role"] == "baseline"]
+        rows, best = self.baselines, self.best_baselines
         if not rows:
             return []
-        rows.sort(key=lambda r: (-r["mean_reward"], r["label"]))
-        # More than a few colours cannot be told apart: the weaker ones are shown as a bundle.
-        best = rows[:COLOURED_BASELINES] if len(rows) > COLOURED_BASELINES + 1 else rows
         rest = f"{len(rows) - len(best)} other baselines"
         shown = [(r, r["label"]) for r in best] + [(r, rest) for r in rows[len(best) :]]
         table = pl.concat(

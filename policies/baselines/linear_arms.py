@@ -28,7 +28,7 @@ from policies.baselines.value import ArrayPolicy, Matrix
 from policies.datasets import LoggedFeedback
 from policies.preference import cost_term
 
-COMPONENTS = 64
+COMPONENTS = 16
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Tried by leave-one-out error over all arms; features have a total variance of one."""
 
