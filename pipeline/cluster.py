@@ -10,7 +10,8 @@ from contextlib import contextmanager, nullcontext
 
 import ray
 
-from pipeline.config import ClusterConfig, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.stages import ClusterConfig
 from pipeline.console import verbose
 
 MEBIBYTE = 2**20

@@ -221,11 +221,19 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_of(part)]
 
 
+def _key_of(location: tuple[int | str, ...]) -> str:
+    """Return the configuration key of a pydantic location, which also names the union's chosen policy."""
+    parts = [str(part) for part in location]
+    if parts[:1] == ["policy"] and len(parts) > 2:
+        del parts[1]
+    return ".".join(parts)
+
+
 def explain(error: ValidationError) -> str:
     """Return one line per problem: key, value and what is allowed."""
     lines = []
     for problem in error.errors():
-        path = ".".join(str(p) for p in problem["loc"])
+        path = _key_of(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             hint = _unknown_key(path)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.config import SimulateConfig, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.stages import SimulateConfig
 from pipeline.console import say
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from policies.errors import InputError
 
 TRAIN, VALIDATION, TEST, OOD = "train", "validation", "test", "ood"

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import BarpConfig, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.policy import BarpConfig
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.algorithm import BarpAlgorithmConfig
@@ -43,12 +44,12 @@ def algorithm_config(
         .training(
             mode=train.mode,
             tau_usd=tau_usd,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            entropy_coeff=train.entropy_coeff,
-            importance_clip=train.importance_clip,
-            baseline=train.baseline,
-            train_batch_size_per_learner=max(1, train.batch_size // learners),
+            lr=policy.lr,
+            weight_decay=policy.weight_decay,
+            entropy_coeff=policy.entropy_coeff,
+            importance_clip=policy.importance_clip,
+            baseline=policy.baseline,
+            train_batch_size_per_learner=max(1, policy.batch_size // learners),
             head=policy.head,
             hidden=policy.hidden,
             preference_dim=policy.preference_dim,
@@ -88,11 +89,13 @@ def train_barp(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:
 
 def fit(config: TradewindConfig, data: TrainingInputs, algorithm: Any) -> tuple[BarpNetwork, dict[str, Any]]:
     """Run epochs until ``max_epochs``, ``patience_epochs`` or divergence; return the best network and notes."""
+    policy = config.policy
+    assert isinstance(policy, BarpConfig)
     best: BarpNetwork | None = None
     best_reward, best_epoch, epoch = -math.inf, 0, 0
     stopped = "max_epochs"
-    with progress(config.train.max_epochs, "train", unit="epoch") as bar:
-        for epoch in range(1, config.train.max_epochs + 1):
+    with progress(policy.max_epochs, "train", unit="epoch") as bar:
+        for epoch in range(1, policy.max_epochs + 1):
             try:
                 result = algorithm.train()
             except TrainingDivergedError as error:
@@ -107,7 +110,7 @@ def fit(config: TradewindConfig, data: TrainingInputs, algorithm: Any) -> tuple[
                 best, best_reward, best_epoch = algorithm.network(), reward, epoch
             bar.update()
             bar.set_postfix(validation_reward=f"{best_reward:.4f}", refresh=False)
-            if epoch - best_epoch >= config.train.patience_epochs:
+            if epoch - best_epoch >= policy.patience_epochs:
                 stopped = "patience"
                 break
     assert best is not None

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import OutcomeModelSettings, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.policy import OutcomeModelSettings
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns

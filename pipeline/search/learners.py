@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import train_barp, train_outcome_model
-from pipeline.config import Choices, Dimension, Interval, OutcomeModelSettings, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.policy import BarpConfig, OutcomeModelSettings
+from pipeline.config.tune import Choices, Dimension, Interval
 from pipeline.search.objective import Judgement, Jury
 from policies.barp.policy import BarpPolicy
 from policies.barp.rllib_base import OfflineConfig
@@ -26,9 +29,9 @@ class SearchableLearner:
         judge: ``(jury, algorithm, models) -> Judgement`` of the current weights.
         policy: ``(algorithm, models) -> Policy`` of the current weights.
         epochs: longest training of a configuration.
+        patience_epochs: epochs without a better one after which a trial stops, infinite where it never does.
         space: default search space of a configuration.
-        keeps_best: whether training returns its best epoch (then a trial counts by that, and stops after
-            ``train.patience_epochs`` without a better one) or its last.
+        keeps_best: whether training returns its best epoch (then a trial counts by that) or its last.
         restorable: whether a checkpoint holds all that training needs; trials of others begin anew when a
             search is resumed.
     """
@@ -37,6 +40,7 @@ class SearchableLearner:
     judge: Callable[[Jury, Any, tuple[str, ...]], Judgement]
     policy: Callable[[Any, tuple[str, ...]], Policy]
     epochs: Callable[[TradewindConfig], int]
+    patience_epochs: Callable[[TradewindConfig], float]
     space: Callable[[TradewindConfig], dict[str, Dimension]]
     keeps_best: bool
     restorable: bool
@@ -57,17 +61,17 @@ def barp_space(config: TradewindConfig) -> dict[str, Dimension]:
     """Return BaRP's search space: cost scale, optimiser, regularisation, shape and, for logs, clipping."""
     space: dict[str, Dimension] = {
         "train.tau_quantile": Interval(low=0.6, high=0.995),
-        "train.lr": Interval(low=1e-4, high=1e-2, log=True),
-        "train.entropy_coeff": Interval(low=1e-3, high=0.2, log=True),
-        "train.weight_decay": Interval(low=1e-4, high=1.0, log=True),
-        "train.batch_size": Choices(choices=(64, 128, 256, 512)),
+        "policy.lr": Interval(low=1e-4, high=1e-2, log=True),
+        "policy.entropy_coeff": Interval(low=1e-3, high=0.2, log=True),
+        "policy.weight_decay": Interval(low=1e-4, high=1.0, log=True),
+        "policy.batch_size": Choices(choices=(64, 128, 256, 512)),
         "policy.dropout": Interval(low=0.0, high=0.6),
         "policy.input_std": Interval(low=0.02, high=1.0, log=True),
     }
     if getattr(config.policy, "head", None) == "mlp":
         space["policy.hidden"] = Choices(choices=((128,), (256,), (512,), (256, 128)))
     if config.train.mode == "logged":
-        space["train.importance_clip"] = Interval(low=1.0, high=100.0, log=True)
+        space["policy.importance_clip"] = Interval(low=1.0, high=100.0, log=True)
     return space
 
 
@@ -94,6 +98,11 @@ def _outcome_model_config(
     return train_outcome_model.algorithm_config(config, tau_usd, arrays, embedding_dim, prices)
 
 
+def _barp(config: TradewindConfig) -> BarpConfig:
+    assert isinstance(config.policy, BarpConfig)
+    return config.policy
+
+
 def _outcome_model_epochs(config: TradewindConfig) -> int:
     assert isinstance(config.policy, OutcomeModelSettings)
     return getattr(config.policy, config.train.mode).epochs
@@ -106,7 +115,8 @@ LEARNERS: dict[str, SearchableLearner] = {
         ),
         judge=lambda jury, algorithm, models: jury.judge_network(algorithm.network()),
         policy=lambda algorithm, models: BarpPolicy(models, algorithm.network()),
-        epochs=lambda config: config.train.max_epochs,
+        epochs=lambda config: _barp(config).max_epochs,
+        patience_epochs=lambda config: _barp(config).patience_epochs,
         space=barp_space,
         keeps_best=True,
         restorable=True,
@@ -116,6 +126,7 @@ LEARNERS: dict[str, SearchableLearner] = {
         judge=lambda jury, algorithm, models: jury.judge_policy(algorithm.policy(models)),
         policy=lambda algorithm, models: algorithm.policy(models),
         epochs=_outcome_model_epochs,
+        patience_epochs=lambda config: math.inf,
         space=outcome_model_space,
         keeps_best=False,
         # What was revealed so far is not part of its checkpoint.

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune import Result, ResultGrid
 from ray.tune.result import EXPR_PARAM_FILE
 
-from pipeline.config import TuneConfig
+from pipeline.config.tune import TuneConfig
 from pipeline.search.space import SearchSpace, override_text
 
 

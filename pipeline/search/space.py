@@ -14,7 +14,8 @@ from ray import tune
 from ray.tune.search.sample import Domain
 
 from pipeline.compose import explain
-from pipeline.config import Choices, Dimension, Interval, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.tune import Choices, Dimension, Interval
 from policies.errors import InputError
 
 

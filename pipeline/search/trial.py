@@ -134,7 +134,7 @@ class SearchTrial(tune.Trainable):
         learner = searchable(base.policy.name)
         self._max_epochs = base.tune.max_epochs or learner.epochs(with_values(base, values))
         self._keeps_best = learner.keeps_best
-        self._patience = base.train.patience_epochs if learner.keeps_best else math.inf
+        self._patience = learner.patience_epochs(base)
         self._candidate = Candidate(spec, values, folder.arrays)
         self._setup_s = time.perf_counter() - started
 

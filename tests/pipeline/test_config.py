@@ -17,10 +17,10 @@ def test_defaults_compose():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.lrr=1", "train.lrr=1: unknown key; did you mean 'train.lr'"),
+        ("policy.lrr=1", "policy.lrr=1: unknown key; did you mean 'policy.lr'"),
         ("+train.foo=1", "train.foo: unknown key; allowed below train: mode"),
         ("tran.lr=1", "unknown key; did you mean 'train'"),
-        ("train.lr=fast", "train.lr='fast'"),
+        ("policy.lr=fast", "policy.lr='fast'"),
         ("train.tau_usd=0", "train.tau_usd=0: Input should be greater than 0"),
         ("train.tau_usd=nan", "train.tau_usd"),
         ("train.mode=batch", "'simulated_online' or 'logged'"),
@@ -53,14 +53,14 @@ def test_lists_with_spaces_survive():
 def test_config_is_frozen():
     config = load_config([])
     with pytest.raises(ValidationError, match="frozen"):
-        config.train.lr = 1.0  # type: ignore[misc]
+        config.policy.lr = 1.0  # type: ignore[misc]
 
 
 def test_run_remembers_its_overrides_and_new_ones_win(tmp_path):
-    first = ["train.lr=0.5", f"run.dir={tmp_path}/r", "data.ood_tasks=[word_problem]"]
+    first = ["policy.lr=0.5", f"run.dir={tmp_path}/r", "data.ood_tasks=[word_problem]"]
     record_config(load_config(first), first)
     again = load_config([f"run={tmp_path}/r", "data.ood_tasks=[]"])
-    assert again.train.lr == 0.5
+    assert again.policy.lr == 0.5
     assert again.data.ood_tasks == ()
     assert again.run.dir == f"{tmp_path}/r"
 

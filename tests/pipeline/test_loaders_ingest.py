@@ -11,7 +11,7 @@ import yaml
 from pipeline import ingest
 from pipeline.__main__ import main
 from pipeline.compose import CONF_DIR, load_config, record_config
-from pipeline.config import Benchmark
+from pipeline.config.data import Benchmark
 from pipeline.layout import RunLayout
 from pipeline.loaders.pricing import price_missing
 from pipeline.loaders.registry import LOADERS

@@ -78,7 +78,7 @@ def test_the_default_tracker_is_a_sqlite_file_with_artifacts_beside_it(case, cli
 
 def test_the_resolved_configuration_becomes_parameters(case, client):
     params = client.get_run(case.first.run_id).data.params
-    assert params["train.lr"] == str(case.config.train.lr)
+    assert params["policy.lr"] == str(case.config.policy.lr)
     assert params["run.name"] == "one"
 
 

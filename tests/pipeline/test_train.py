@@ -28,9 +28,9 @@ models:
   right: {input_price_per_mtok_usd: 1.0, output_price_per_mtok_usd: 4.0}
 """
 QUICK = (
-    "train.max_epochs=15",
-    "train.lr=3e-3",
-    "train.batch_size=64",
+    "policy.max_epochs=15",
+    "policy.lr=3e-3",
+    "policy.batch_size=64",
     "policy.hidden=[32]",
     "policy.input_std=1.0",
 )
@@ -107,7 +107,7 @@ def mean_dial_reward(policy, data, tau_usd):
 
 @pytest.mark.parametrize("mode", ["simulated_online", "logged"])
 def test_trained_policy_beats_the_best_single_model(ray_session, tables, tmp_path, mode):
-    config, layout = prepared(tables, tmp_path / "run", f"train.mode={mode}", "train.max_epochs=30")
+    config, layout = prepared(tables, tmp_path / "run", f"train.mode={mode}", "policy.max_epochs=30")
     bundle = train.run(config)
     test = load_outcomes(layout, config, ("test",))
     known = load_outcomes(layout, config, ("train",))
@@ -146,26 +146,26 @@ def test_history_has_a_line_per_epoch_and_the_best_is_kept(ray_session, tables, 
 def test_same_seed_gives_the_same_artifact(ray_session, tables, tmp_path):
     versions = []
     for name in ("one", "two"):
-        config, _ = prepared(tables, tmp_path / name, "train.max_epochs=3")
+        config, _ = prepared(tables, tmp_path / name, "policy.max_epochs=3")
         versions.append(train.run(config).policy_version)
     assert versions[0] == versions[1]
 
 
 def test_logged_mode_reads_the_log_alone(ray_session, tables, tmp_path):
-    config, layout = prepared(tables, tmp_path / "run", "train.mode=logged", "train.max_epochs=2")
+    config, layout = prepared(tables, tmp_path / "run", "train.mode=logged", "policy.max_epochs=2")
     layout.outcomes.unlink()
     bundle = train.run(config)
     assert bundle.tau_usd == load_feedback(layout, config, ("train",)).tau_usd()
 
 
 def test_patience_stops_training(ray_session, tables, tmp_path):
-    config, _ = prepared(tables, tmp_path / "run", "train.lr=1e-12", "train.patience_epochs=2")
+    config, _ = prepared(tables, tmp_path / "run", "policy.lr=1e-12", "policy.patience_epochs=2")
     notes = train.run(config).notes
     assert (notes["stopped"], notes["best_epoch"], notes["epochs"]) == ("patience", 1, 3)
 
 
 def test_immediate_divergence_fails_and_names_the_step(ray_session, tables, tmp_path):
-    config, layout = prepared(tables, tmp_path / "run", "train.lr=1e37")
+    config, layout = prepared(tables, tmp_path / "run", "policy.lr=1e37")
     with pytest.raises(TrainingDivergedError, match="step 2"):
         train.run(config)
     assert not layout.policy.exists()
@@ -193,7 +193,7 @@ def test_late_divergence_keeps_the_best_policy_so_far(ray_session, tables, tmp_p
 
 
 def test_configured_tau_wins(ray_session, tables, tmp_path):
-    config, _ = prepared(tables, tmp_path / "run", "train.tau_usd=0.5", "train.max_epochs=1")
+    config, _ = prepared(tables, tmp_path / "run", "train.tau_usd=0.5", "policy.max_epochs=1")
     assert train.run(config).tau_usd == 0.5
 
 

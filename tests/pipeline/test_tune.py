@@ -21,7 +21,8 @@ from mlflow.tracking import MlflowClient
 
 from pipeline import simulate, tune
 from pipeline.compose import load_config
-from pipeline.config import Choices, Dimension, Interval, TradewindConfig
+from pipeline.config import TradewindConfig
+from pipeline.config.tune import Choices, Dimension, Interval
 from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
@@ -41,14 +42,14 @@ from policies.preference import dial_grid, preferences_from_w_cost, reward
 from tests.pipeline.evaluation_case import ENCODER, POOL, outcomes, prepared_run
 
 SPACE = (
-    "{train.lr:{low:1e-4,high:1e-2,log:true},train.tau_quantile:{low:0.6,high:0.99},"
+    "{policy.lr:{low:1e-4,high:1e-2,log:true},train.tau_quantile:{low:0.6,high:0.99},"
     "policy.hidden:{choices:[[8],[4,4]]}}"
 )
 SMALL = (
     "policy=barp",
     "policy.hidden=[8]",
-    "train.batch_size=64",
-    "train.max_epochs=2",
+    "policy.batch_size=64",
+    "policy.max_epochs=2",
     f"tune.space={SPACE}",
 )
 
@@ -121,7 +122,7 @@ def test_the_configuration_as_it_is_was_tried(searched):
     ]
     assert ([8], 0.95) in tried
     assert searched.body["default_reward"] <= searched.records[0].reward
-    assert searched.body["default_epochs"] == searched.config.train.max_epochs
+    assert searched.body["default_epochs"] == searched.config.policy.max_epochs
 
 
 def test_every_trial_is_a_child_of_one_run(searched):
@@ -130,7 +131,7 @@ def test_every_trial_is_a_child_of_one_run(searched):
     assert {run.data.tags[TRIAL_TAG] for run in runs} == {record.trial_id for record in searched.records}
     for run in runs:
         assert run.info.status == "FINISHED"
-        assert set(run.data.params) == {"train.lr", "train.tau_quantile", "policy.hidden"}
+        assert set(run.data.params) == {"policy.lr", "train.tau_quantile", "policy.hidden"}
         assert {"reward", "cost_rise", "largest_share", "loss"} <= set(run.data.metrics)
 
 
@@ -157,8 +158,8 @@ def test_challengers_folder_is_a_run_with_the_best_values(searched):
 def test_printed_command_holds_the_best_values(searched):
     words = searched.records[0].overrides()
     assert (
-        load_config([f"run={searched.layout.root}", *words]).train.lr
-        == searched.records[0].values["train.lr"]
+        load_config([f"run={searched.layout.root}", *words]).policy.lr
+        == searched.records[0].values["policy.lr"]
     )
 
 
@@ -167,7 +168,7 @@ def test_pb2_learns_from_the_log_alone(tmp_path, root, ray_session):
     config = make_run(tmp_path, root, "train.mode=logged", "tune.max_epochs=3", *overrides)
     records = tune.run(config)
     assert [record.error for record in records] == [""] * 3
-    assert all(1e-4 <= record.values["train.lr"] <= 1e-2 for record in records)
+    assert all(1e-4 <= record.values["policy.lr"] <= 1e-2 for record in records)
     assert max(record.epochs for record in records) == 3
 
 
@@ -188,7 +189,7 @@ def test_search_goes_on_after_the_driver_was_killed(tmp_path, root, ray_session)
         "tune.retrain=false",
         "tune.checkpoint_epochs=5",
     )
-    config = make_run(tmp_path, root, *overrides, "tune.max_epochs=60", "train.patience_epochs=60")
+    config = make_run(tmp_path, root, *overrides, "tune.max_epochs=60", "policy.patience_epochs=60")
     layout, folder = RunLayout.of(config), SearchFolder(RunLayout.of(config).root / "tune")
     cluster = f"cluster.address={ray.get_runtime_context().gcs_address}"
     process = subprocess.Popen(
@@ -230,7 +231,7 @@ def arrays(tmp_path):
 
 
 def candidate_spec():
-    config = load_config(["policy=barp", "policy.hidden=[8]", "train.batch_size=32"])
+    config = load_config(["policy=barp", "policy.hidden=[8]", "policy.batch_size=32"])
     return SearchSpec(config.plain(), tuple(asdict(model) for model in POOL.specs), 2, 0.01, "", "", "")
 
 
@@ -242,9 +243,9 @@ def optimiser_settings(candidate):
 
 def test_values_change_but_weights_stay_when_a_trial_takes_over_another(arrays, tmp_path, ray_session):
     spec = candidate_spec()
-    donor = Candidate(spec, {"train.lr": 1e-3, "train.weight_decay": 0.0}, arrays)
-    taker = Candidate(spec, {"train.lr": 1e-2, "train.weight_decay": 0.1}, arrays)
-    same = Candidate(spec, {"train.lr": 1e-3, "train.weight_decay": 0.0}, arrays)
+    donor = Candidate(spec, {"policy.lr": 1e-3, "policy.weight_decay": 0.0}, arrays)
+    taker = Candidate(spec, {"policy.lr": 1e-2, "policy.weight_decay": 0.1}, arrays)
+    same = Candidate(spec, {"policy.lr": 1e-3, "policy.weight_decay": 0.0}, arrays)
     try:
         donor.advance()
         (tmp_path / "checkpoint").mkdir()
@@ -305,9 +306,9 @@ def test_pb2_is_refused_where_weights_cannot_be_taken_over():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("{train.lrr:{low:1e-4,high:1e-2}}", r"train\.lrr.*did you mean 'train\.lr'"),
+        ("{policy.lrr:{low:1e-4,high:1e-2}}", r"train\.lrr.*did you mean 'train\.lr'"),
         ("{nothing.here:{low:0,high:1}}", "nothing"),
-        ("{train.lr:{low:-1,high:1}}", r"train\.lr"),
+        ("{policy.lr:{low:-1,high:1}}", r"train\.lr"),
         ("{train.tau_usd:{low:1e-3,high:1}}", "yardstick"),
         ("{train.mode:{choices:[logged]}}", "yardstick"),
     ],
@@ -323,8 +324,8 @@ def test_bad_spaces_are_refused(space, message):
         ("tune.samples=3", r"tune\.samples=3: unknown key"),
         ("tune.objectives=[cost_rise]", "allowed: reward"),
         ("tune.scheduler=pb2", "searcher=random"),
-        ("tune.space={train.lr:{low:1,high:0}}", "not below"),
-        ("tune.space={train.lr:{low:0,high:1,log:true}}", "above 0"),
+        ("tune.space={policy.lr:{low:1,high:0}}", "not below"),
+        ("tune.space={policy.lr:{low:0,high:1,log:true}}", "above 0"),
         ("resume=/nowhere/at/all", "neither the folder of a run"),
     ],
 )
@@ -344,12 +345,12 @@ def test_changed_data_cannot_be_resumed(tmp_path, root):
 
 @pytest.mark.parametrize("log10", [False, True])
 def test_the_configuration_as_it_is_is_a_point(log10):
-    config = load_config(["policy=barp", "train.lr=0.002", "policy.hidden=[7,7]", "policy.dropout=0.25"])
+    config = load_config(["policy=barp", "policy.lr=0.002", "policy.hidden=[7,7]", "policy.dropout=0.25"])
     keys: dict[str, Dimension] = {
-        "train.lr": Interval(low=1e-4, high=1e-2, log=True),
+        "policy.lr": Interval(low=1e-4, high=1e-2, log=True),
         "policy.dropout": Interval(low=0.0, high=0.5),
         "policy.hidden": Choices(choices=((8,), (16, 16))),
-        "train.batch_size": Interval(low=16, high=512, log=True, integer=True),
+        "policy.batch_size": Interval(low=16, high=512, log=True, integer=True),
     }
     space = SearchSpace(keys, log10).including(config)
     assert with_values(config, space.values_of(space.point_of(config))) == config
@@ -357,8 +358,8 @@ def test_the_configuration_as_it_is_is_a_point(log10):
 
 @given(st.floats(-1e3, 1e3), st.booleans(), st.booleans())
 def test_values_never_leave_their_interval(point, log10, log):
-    space = SearchSpace({"train.lr": Interval(low=1e-4, high=0.3, log=log)}, log10)
-    assert 1e-4 <= space.values_of({"train.lr": min(point, 300.0)})["train.lr"] <= 0.3
+    space = SearchSpace({"policy.lr": Interval(low=1e-4, high=0.3, log=log)}, log10)
+    assert 1e-4 <= space.values_of({"policy.lr": min(point, 300.0)})["policy.lr"] <= 0.3
 
 
 def record(reward_value, cost_rise=0.0, largest_share=0.5, error=""):

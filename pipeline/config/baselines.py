@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from pipeline.config_base import Config, Count, Fraction, NonNegative, Positive
+from pipeline.config.base import Config, Count, Fraction, NonNegative, Positive
 
 Penalties = Annotated[tuple[Positive, ...], Field(min_length=1)]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config_base import Config, Count, Fraction, NonNegative, PathOrUri, Positive, absolute
-from pipeline.config_baselines import BaselineNames
+from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive, absolute
+from pipeline.config.baselines import BaselineNames
 
 BEST_SINGLE_INCUMBENT = "best_single"
 LOGGED_INCUMBENT = "logged"
