@@ -40,6 +40,7 @@ def losses(
     reward = rewards_at(data.scores, data.costs_usd, w, yardstick.tau_usd)
     chosen, single = decided[setting].argmax(axis=1), int(yardstick.best_single[setting])
     gain = reward[np.arange(len(data)), chosen] - reward[:, single]
+    lower = data.scores[np.arange(len(data)), chosen] < data.scores[:, single]
     # The largest loss first; of equal ones the order is that of the ids, whatever the table's.
     order = np.lexsort((data.prompt_ids, np.round(gain, 9)))
     worst = [int(i) for i in order[:n_prompts] if gain[i] < -TIE]
@@ -50,6 +51,7 @@ def losses(
         "n_better": int((gain > TIE).sum()),
         "n_equal": int((np.abs(gain) <= TIE).sum()),
         "n_worse": int((gain < -TIE).sum()),
+        "n_lower_score": int((lower & (gain < -TIE)).sum()),
         "tasks": _by_task(data, gain, yardstick),
         "models": _by_model(data, gain, chosen),
         "prompts": [_prompt(data, i, int(chosen[i]), single, float(gain[i]), texts) for i in worst],

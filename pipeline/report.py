@@ -14,11 +14,11 @@ import vl_convert
 
 from pipeline.config import TradewindConfig
 from pipeline.layout import RunLayout
-from pipeline.reporting import charts
+from pipeline.reporting import charts, evidence
 from pipeline.reporting.page import chart, document, replace_file, section, table
 from pipeline.reporting.plane import plane
 from pipeline.reporting.style import SPLIT_TITLES, reported_splits, styled
-from pipeline.reporting.text import chart_notes, data_rows, health, summary
+from pipeline.reporting.text import chart_notes, data_rows, summary
 from pipeline.routers import BEST_SINGLE, POLICY
 from policies.errors import InputError
 
@@ -37,8 +37,9 @@ def run(config: TradewindConfig) -> None:
     layout = RunLayout.of(config)
     path = layout.need(layout.metrics, "evaluate")
     metrics = json.loads(path.read_text())
-    if "splits" not in metrics:
-        raise InputError(f"{path}: key 'splits' is missing; run `python -m pipeline evaluate` again")
+    for key in ("splits", "calibration", "losses", "health"):
+        if key not in metrics:
+            raise InputError(f"{path}: key '{key}' is missing; run `python -m pipeline evaluate` again")
     write(layout, metrics)
 
 
@@ -60,6 +61,9 @@ def draw(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     made["gain"] = charts.gain_over_dial(metrics)
     made["dial"] = charts.dial(metrics, _main_split(metrics))
     made["tasks"] = charts.task_chart(metrics)
+    predicted = evidence.calibration_chart(metrics)
+    if predicted is not None:
+        made[evidence.CALIBRATION] = predicted
     return {name: styled(one).to_dict() for name, one in made.items()}
 
 
@@ -76,8 +80,11 @@ def html(metrics: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     ]
     tables = "".join(_router_table(name, split) for name, split in reported_splits(metrics))
     parts.append(section("All routers", chart_notes("routers", metrics), tables))
-    checks = "".join(f"<li>{escape(line)}</li>" for line in health(metrics))
-    parts.append(section("Has it learned?", "", f"<ul>{checks}</ul>"))
+    parts += [
+        evidence.losses_section(metrics),
+        evidence.calibration_section(metrics),
+        evidence.health_section(metrics),
+    ]
     parts.append(section("Data and method", chart_notes("data", metrics), _data_table(metrics)))
     return document("Tradewind: is routing worth it?", parts, drawn)
 

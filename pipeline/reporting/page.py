@@ -36,6 +36,12 @@ tr.policy td { background: #e8f2f9; font-weight: 600; }
 tr.single td { color: var(--grey); }
 ul { padding-left: 20px; margin: 6px 0; }
 code { background: #f1f3f5; border-radius: 4px; padding: 0 4px; font-size: 0.92em; }
+table.texts { margin-top: 18px; }
+td.text { white-space: normal; min-width: 320px; overflow-wrap: anywhere; }
+tr.state-look td:first-child { color: #8a5a00; font-weight: 600; }
+tr.state-alarm td:first-child { color: #a33b00; font-weight: 600; }
+tr[class^="state-"] td:nth-child(2) { text-align: left; white-space: normal; }
+tr[class^="state-"] td:first-child { width: 90px; }
 .chart { margin-top: 10px; }
 """
 

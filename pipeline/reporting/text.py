@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.routers import BEST_SINGLE, ORACLE, POLICY
-from pipeline.scoring import COLLAPSED_SHARE, COST_RISE_TOLERANCE, DEAD_DIAL_SHARE
 
 Metrics = Mapping[str, Any]
 PER_1000 = 1000
@@ -128,45 +127,6 @@ def _tiles(test: Metrics, ood: Metrics | None) -> tuple[tuple[str, str], ...]:
     if ood is not None:
         tiles.append((shown(ood["routers"][POLICY]["gap_closed"], "+.1%"), "gap closed on held-out tasks"))
     return tuple(tiles)
-
-
-def health(metrics: Metrics) -> list[str]:
-    """Return one line a check: does the router use the prompt, the dial and more than one model?"""
-    name = "test" if "test" in metrics["splits"] else next(iter(metrics["splits"]))
-    policy = metrics["splits"][name]["routers"][POLICY]
-    flags = policy["flags"]
-    shares = [sum(column) / len(column) for column in zip(*policy["action_shares"])]
-    top = max(range(len(shares)), key=lambda j: shares[j])
-    used = sum(share > 0.001 for share in shares)
-    rise, steps = policy["max_cost_rise"], policy["dead_dial_share"]
-    return [
-        _check(
-            not flags["collapsed"],
-            f"{metrics['models'][top]} takes {shares[top]:.0%} of all calls over the dial and {used} of "
-            f"{len(shares)} models are called at all (collapsed above {COLLAPSED_SHARE:.0%}).",
-        ),
-        _check(
-            not flags["prompt_blind"],
-            f"At {flags['prompt_blind_share_of_dial']:.0%} of the settings every prompt goes to the same model.",
-        ),
-        _check(
-            not flags["dead_dial"],
-            f"{steps:.0%} of the dial's steps change no decision (dead from {DEAD_DIAL_SHARE:.0%})."
-            if steps is not None
-            else "The dial has one setting.",
-        ),
-        _check(
-            not flags["cost_rises"],
-            "Turning the dial towards cost never raises the mean cost."
-            if flags["cost_monotone"]
-            else f"Turning the dial towards cost raises the mean cost once by up to {rise:.2%} of the dearest "
-            f"model's (tolerated: {COST_RISE_TOLERANCE:.0%}).",
-        ),
-    ]
-
-
-def _check(good: bool, text: str) -> str:
-    return f"{'✓' if good else '⚠'} {text}"
 
 
 def chart_notes(name: str, part: Metrics) -> str:
