@@ -25,9 +25,9 @@ import torch
 
 from pipeline.console import configure_logging
 from policies.barp.algorithm import BarpAlgorithmConfig
-from policies.barp.arrays import TRAIN, VALIDATION, write_columns
 from policies.barp.learner import MASKED_LOGIT, batch_baseline, sample_actions, uniform_preferences
 from policies.barp.network import BarpNetwork
+from policies.rllib.columns import TRAIN, VALIDATION, write_columns
 
 EMBEDDING_DIM = 384
 TAU_USD = 0.01

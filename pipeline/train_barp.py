@@ -13,10 +13,10 @@ from pipeline.config.policy import BarpConfig
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.algorithm import BarpAlgorithmConfig
-from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
 from policies.barp.network import BarpNetwork
 from policies.barp.policy import BarpPolicy
-from policies.barp.rllib_base import TrainingDivergedError
+from policies.rllib.columns import TRAIN, VALIDATION, training_columns, write_columns
+from policies.rllib.offline import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 

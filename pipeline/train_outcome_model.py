@@ -11,11 +11,11 @@ from pipeline.config import TradewindConfig
 from pipeline.config.policy import OutcomeModelSettings
 from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
-from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns
-from policies.barp.rllib_base import TrainingDivergedError
 from policies.barp.validation import DialValidator
 from policies.outcome_model.algorithm import OutcomeModelAlgorithm, OutcomeModelConfig
 from policies.outcome_model.policy import OutcomeModelPolicy
+from policies.rllib.columns import TRAIN, VALIDATION, open_columns, training_columns, write_columns
+from policies.rllib.offline import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 

@@ -52,8 +52,8 @@ from pipeline.search.trial import SEARCH, SearchTrial
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train import load_training_data
 from pipeline.training import content_hash
-from policies.barp.arrays import training_columns, write_columns
 from policies.errors import InputError
+from policies.rllib.columns import training_columns, write_columns
 
 TAU_QUANTILE = "train.tau_quantile"
 

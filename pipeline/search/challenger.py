@@ -22,10 +22,10 @@ from pipeline.search.trial import Candidate
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train import load_training_data
 from pipeline.training import HistoryFile, content_hash
-from policies.barp.arrays import training_columns, write_columns
 from policies.base import Policy
 from policies.bundle import RouterBundle
 from policies.costs import CostModel
+from policies.rllib.columns import training_columns, write_columns
 
 
 def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, best: TrialRecord) -> Registered:

@@ -13,10 +13,10 @@ from pipeline.config.policy import BarpConfig, OutcomeModelSettings
 from pipeline.config.tune import Choices, Dimension, Interval
 from pipeline.search.objective import Judgement, Jury
 from policies.barp.policy import BarpPolicy
-from policies.barp.rllib_base import OfflineConfig
 from policies.base import Policy
 from policies.errors import InputError
 from policies.pool import ModelPool
+from policies.rllib.offline import OfflineConfig
 
 
 @dataclass(frozen=True)

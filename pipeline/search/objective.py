@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.barp.arrays import TRAIN, VALIDATION, open_columns
 from policies.barp.learner import MASKED_LOGIT
 from policies.barp.network import BarpNetwork
 from policies.barp.validation import DialValidator
 from policies.base import Policy
 from policies.metrics.dial import max_cost_rise
+from policies.rllib.columns import TRAIN, VALIDATION, open_columns
 
 
 @dataclass(frozen=True)

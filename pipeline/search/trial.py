@@ -19,9 +19,9 @@ from pipeline.search.learners import searchable
 from pipeline.search.objective import Jury
 from pipeline.search.space import with_values
 from pipeline.search.spec import SearchFolder, SearchSpec, search_space
-from policies.barp.arrays import TRAIN, open_columns
-from policies.barp.rllib_base import OfflineConfig
 from policies.base import Policy
+from policies.rllib.columns import TRAIN, open_columns
+from policies.rllib.offline import OfflineConfig
 
 SEARCH = "search"
 """Constant entry of every point: the search's folder."""

@@ -12,12 +12,12 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from policies.barp.arrays import VALIDATION, open_columns
 from policies.barp.learner import BarpLearner
 from policies.barp.network import BarpNetwork, Head, NetworkShape
 from policies.barp.rl_module import BarpModule
-from policies.barp.rllib_base import OfflineAlgorithm, OfflineConfig
 from policies.barp.validation import DialValidator
+from policies.rllib.columns import VALIDATION, open_columns
+from policies.rllib.offline import OfflineAlgorithm, OfflineConfig
 
 Mode = Literal["simulated_online", "logged"]
 Baseline = Literal["mean", "preference"]

@@ -9,7 +9,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from policies.barp.rllib_base import EpochLearner
+from policies.rllib.offline import EpochLearner
 
 MASKED_LOGIT = -1e9
 """Logit of a model that may not be sampled: its probability is exactly 0 in float32, its gradient finite."""

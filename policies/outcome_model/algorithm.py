@@ -11,11 +11,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from policies.barp.rllib_base import OfflineAlgorithm, OfflineConfig
 from policies.outcome_model.learner import OutcomeModelLearner
 from policies.outcome_model.network import EnsembleShape
 from policies.outcome_model.policy import OutcomeModelPolicy
 from policies.outcome_model.rl_module import OutcomeModule
+from policies.rllib.offline import OfflineAlgorithm, OfflineConfig
 
 Mode = Literal["simulated_online", "logged"]
 

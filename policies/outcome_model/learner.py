@@ -14,11 +14,11 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 from torch.nn import functional
 
-from policies.barp.rllib_base import EpochLearner
 from policies.outcome_model.cost_term import expected_cost_term
 from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.policy import OutcomeModelPolicy
 from policies.preference import cost_term
+from policies.rllib.offline import EpochLearner
 
 PROMPT_SHARE_CAP = 0.95
 """The prompt is never taken to explain more than this share of an observed cost: tokens are estimated."""

@@ -11,13 +11,13 @@ from pipeline.join import load_feedback, load_outcomes
 from pipeline.layout import RunLayout
 from pipeline.train_barp import algorithm_config, fit, train_barp
 from pipeline.training import TrainingInputs
-from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
-from policies.barp.rllib_base import TrainingDivergedError
 from policies.base import greedy
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.constants import BestSinglePolicy
 from policies.errors import InputError
 from policies.preference import dial_grid, preferences_from_w_cost, reward
+from policies.rllib.columns import TRAIN, VALIDATION, training_columns, write_columns
+from policies.rllib.offline import TrainingDivergedError
 
 DIMENSION = 6
 ENCODER = EncoderIdentity("planted", "0" * 64, "torch-fp32", DIMENSION, 256)

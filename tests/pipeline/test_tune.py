@@ -33,12 +33,12 @@ from pipeline.search.space import SearchSpace, with_values
 from pipeline.search.spec import SearchFolder, SearchSpec, search_space
 from pipeline.search.tracking import PARENT_TAG, TRIAL_TAG
 from pipeline.search.trial import Candidate
-from policies.barp.arrays import TRAIN, VALIDATION, training_columns, write_columns
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.policy import BarpPolicy
 from policies.bundle import RouterBundle
 from policies.errors import InputError
 from policies.preference import dial_grid, preferences_from_w_cost, reward
+from policies.rllib.columns import TRAIN, VALIDATION, training_columns, write_columns
 from tests.pipeline.evaluation_case import ENCODER, POOL, outcomes, prepared_run
 
 SPACE = (

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.barp.algorithm import BarpAlgorithm, BarpAlgorithmConfig
-from policies.barp.arrays import TRAIN, VALIDATION, open_columns, training_columns, write_columns
 from policies.barp.learner import (
     MASKED_LOGIT,
     batch_baseline,
@@ -14,12 +13,13 @@ from policies.barp.learner import (
     uniform_preferences,
 )
 from policies.barp.policy import BarpPolicy
-from policies.barp.rllib_base import TrainingDivergedError
 from policies.base import greedy
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
 from policies.pool import ModelPool, ModelSpec
 from policies.preference import preferences_from_w_cost
+from policies.rllib.columns import TRAIN, VALIDATION, open_columns, training_columns, write_columns
+from policies.rllib.offline import TrainingDivergedError
 
 TAU_USD = 0.01
 POOL = ModelPool("pool", tuple(ModelSpec(name, 1.0, 1.0) for name in ("cheap", "left", "right")))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.barp.arrays import TRAIN, training_columns, write_columns
 from policies.base import greedy
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.outcome_model.algorithm import OutcomeModelAlgorithm, OutcomeModelConfig
@@ -16,6 +15,7 @@ from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.policy import OutcomeModelPolicy
 from policies.pool import ModelPool, ModelSpec
 from policies.preference import dial_grid, preferences_from_w_cost, reward
+from policies.rllib.columns import TRAIN, training_columns, write_columns
 
 TAU_USD = 0.01
 POOL = ModelPool("pool", tuple(ModelSpec(name, 1.0, 1.0) for name in ("cheap", "left", "right")))

@@ -30,7 +30,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from policies.barp.arrays import TRAIN, open_columns
+from policies.rllib.columns import TRAIN, open_columns
 
 ROWS = "rows"
 EPOCH = "epoch"
@@ -52,7 +52,7 @@ class TensorOfflineData(OfflineData):
     """Training columns in memory; a sample is a permutation of row numbers.
 
     ``config.input_`` is ``[DIRECTORY]``, a folder with the sub-folder ``train`` written by
-    :func:`policies.barp.arrays.write_columns`.
+    :func:`policies.rllib.columns.write_columns`.
     """
 
     def __init__(self, config: AlgorithmConfig) -> None:
