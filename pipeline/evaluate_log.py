@@ -53,19 +53,8 @@ def run(config: TradewindConfig) -> dict[str, Any]:
         InputError: a stage before this one has not run, or the log cannot be used.
     """
     layout = RunLayout.of(config)
-    bundle = RouterBundle.load(layout.need(layout.policy, "train"))
-    if config.evaluate.ope_check:
-        raise InputError(
-            "evaluate.ope_check: needs a full outcome table, whose truth is known; allowed here: 0"
-        )
-    with progress(3, "evaluate", "step") as bar:
-        log = load_evaluation_log(layout, config, bundle)
-        training = _training(layout, config, bundle)
-        bar.update()
-        tau_usd = config.train.tau_usd or _tau(training)
-        least = config.evaluate.verdict.min_action_events
-        incumbent = incumbent_of(config.evaluate.incumbent, bundle, training, tau_usd, least)
-        section = plain(measure(bundle, incumbent, log, config, tau_usd))
+    with progress(2, "evaluate", "step") as bar:
+        section = evaluate_log(config)
         bar.update()
         metrics = _merged(layout, section)
         write_json(layout.metrics, metrics)
@@ -74,6 +63,23 @@ def run(config: TradewindConfig) -> dict[str, Any]:
         bar.update()
     say(log_page.console_text(section))
     say(f"report: {page}")
+    return section
+
+
+def evaluate_log(config: TradewindConfig) -> dict[str, Any]:
+    """Return what :func:`run` reports, and write nothing."""
+    layout = RunLayout.of(config)
+    bundle = RouterBundle.load(layout.need(layout.policy, "train"))
+    if config.evaluate.ope_check:
+        raise InputError(
+            "evaluate.ope_check: needs a full outcome table, whose truth is known; allowed here: 0"
+        )
+    log = load_evaluation_log(layout, config, bundle)
+    training = _training(layout, config, bundle)
+    tau_usd = config.train.tau_usd or _tau(training)
+    least = config.evaluate.verdict.min_action_events
+    incumbent = incumbent_of(config.evaluate.incumbent, bundle, training, tau_usd, least)
+    section: dict[str, Any] = plain(measure(bundle, incumbent, log, config, tau_usd))
     return section
 
 
