@@ -26,6 +26,10 @@ CALIBRATION = "calibration"
 SIDE = 250
 STATES = {"ok": "✓ ok", "look": "◆ look", "alarm": "▲ alarm"}
 MAX_TASKS = 12
+
+SHOWN_SHARE = 0.005
+"""Bins with fewer of the predictions are left out of the chart: what they show is chance."""
+
 _PAIRS = {"all": "all models", "called": "called models"}
 
 
@@ -43,10 +47,10 @@ def calibration_chart(metrics: Metrics) -> Any | None:
 def _reliability(scores: Metrics, title: str) -> Any:
     table_ = pl.concat(
         frame(predicted=bins["predicted"], observed=bins["observed"], count=bins["count"]).with_columns(
-            pairs=pl.lit(_PAIRS[kind]), share=pl.lit(bins["count"]) / sum(bins["count"])
+            pairs=pl.lit(_PAIRS[kind]), share=pl.col("count") / pl.col("count").sum()
         )
         for kind, bins in scores.items()
-    )
+    ).filter(pl.col("share") >= SHOWN_SHARE)
     unit, names = alt.Scale(domain=[0, 1]), list(_PAIRS.values())
 
     def axis(text: str) -> Any:
@@ -93,8 +97,9 @@ def calibration_section(metrics: Metrics) -> str:
         kind = metrics["policy"]["kind"]
         return section(title, f"A policy of kind '{kind}' decides without predicting scores or costs.", "")
     note = (
-        "Points on the dashed line mean what they say; larger points stand for more predictions. Called models "
-        "lie below it even for a good policy, because the model that looks best is called. The error is the mean "
+        "Points on the dashed line mean what they say; larger points stand for more predictions, bins with less "
+        f"than {SHOWN_SHARE:.1%} of them are not drawn. Called models tend to lie below the line even for a good "
+        "policy, because the model that looks best is called. The error is the mean "
         "distance from the line (expected calibration error). Costs are capped at tau, as in the reward."
     )
     body = chart(CALIBRATION) + "".join(
@@ -216,8 +221,8 @@ def health_section(metrics: Metrics) -> str:
                 STATES[check["state"]],
                 check["text"],
                 f"{check['value']:.1%}",
-                f"{check['look']:.4g}" if check["look"] >= 1e-6 else "any",
-                f"{check['alarm']:.4g}",
+                _bound(check["look"]),
+                _bound(check["alarm"]),
             ),
         )
         for check in metrics["health"]
@@ -226,8 +231,11 @@ def health_section(metrics: Metrics) -> str:
     note = (
         "All checks are in order."
         if not worst
-        else f"{len(worst)} of {len(metrics['health'])} checks want attention. Shares are of 1."
+        else f"{len(worst)} of {len(metrics['health'])} checks want attention."
     )
-    return section(
-        "Has it learned?", note, table(("state", "check", "measured", "look from", "alarm from"), rows)
-    )
+    body = table(("state", "check", "measured", "look from", "alarm from"), rows)
+    return section("Has it learned?", note, f'<div class="checks">{body}</div>')
+
+
+def _bound(value: float) -> str:
+    return "above 0" if value < 1e-6 else f"{value * 100:.3g}%"

@@ -40,8 +40,8 @@ table.texts { margin-top: 18px; }
 td.text { white-space: normal; min-width: 320px; overflow-wrap: anywhere; }
 tr.state-look td:first-child { color: #8a5a00; font-weight: 600; }
 tr.state-alarm td:first-child { color: #a33b00; font-weight: 600; }
-tr[class^="state-"] td:nth-child(2) { text-align: left; white-space: normal; }
-tr[class^="state-"] td:first-child { width: 90px; }
+.checks th:nth-child(2), .checks td:nth-child(2) { text-align: left; white-space: normal; }
+.checks td:first-child { width: 90px; }
 .chart { margin-top: 10px; }
 """
 

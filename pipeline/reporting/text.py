@@ -158,8 +158,9 @@ def _method(metrics: Metrics) -> str:
     tasks = f" Held-out tasks: {', '.join(held)}." if held else ""
     return (
         f"Reward = (1 - w_cost) score - w_cost min(cost / tau, 1) with tau = {metrics['tau_usd']:.4g} USD per "
-        "query, by default the 95th percentile of training costs. Splits go by the hash of the prompt's text, so "
-        "that copies stay together. Prompts that some model has not answered are left out of every comparison."
+        "query, by default the 95th percentile of training costs. Splits go by the hash of the prompt's text; "
+        "copies, and paraphrases by data.split.paraphrase_cosine, stay together. Prompts that some model "
+        "has not answered are left out of every comparison."
         f"{tasks} The best single model per preference, tau and the settings of PerfGain and CostSave are "
         "fixed on training and validation prompts. The run's folder holds outcomes, prompts and decisions "
         "(tables/) to check all figures."

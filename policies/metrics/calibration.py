@@ -55,7 +55,7 @@ def reliability(
     if not (np.isfinite(p).all() and np.isfinite(y).all()):
         raise ValueError("predictions and outcomes must be finite")
     bins = np.clip((p * n_bins).astype(np.int64), 0, n_bins - 1)
-    counts = np.bincount(bins, weights=w, minlength=n_bins)
+    counts = np.bincount(bins, weights=w, minlength=n_bins).astype(np.float64)
     filled = counts > 0.0
     means = [np.bincount(bins, weights=w * v, minlength=n_bins)[filled] / counts[filled] for v in (p, y)]
     return Reliability(counts[filled], *means)

@@ -11,8 +11,10 @@ from pipeline import evaluate, health, report
 from pipeline.baselines import fit_baseline
 from pipeline.calibration import calibration
 from pipeline.regret import EXCERPT_CHARS, excerpt, losses
+from pipeline.reporting.evidence import calibration_chart
 from pipeline.routers import POLICY, Router, dial_probabilities
 from pipeline.scoring import Yardstick
+from policies.baselines.value import ValuePolicy
 from policies.datasets import LoggedFeedback
 from policies.preference import dial_grid, reward
 from tests.pipeline.evaluation_case import POOL, KindPolicy, bundle, config, outcomes, write_inputs
@@ -42,7 +44,7 @@ def log(propensities, scores=None, actions=None):
         eligible=np.ones((n, 3), dtype=bool),
         actions=np.arange(n) % 3 if actions is None else np.asarray(actions),
         propensities=np.asarray(propensities, dtype=np.float64),
-        scores=np.arange(n) % 2.0 if scores is None else np.asarray(scores),
+        scores=np.asarray(np.arange(n) % 2 if scores is None else scores, dtype=np.float64),
         costs_usd=np.ones(n),
         completion_tokens=np.full(n, np.nan),
     )
@@ -115,6 +117,7 @@ def test_a_policy_without_predictions_has_no_calibration():
 
 def test_calibration_compares_predictions_with_what_was_observed():
     policy = fit_baseline("ridge", TRAINING, TRAINING.tau_usd())
+    assert isinstance(policy, ValuePolicy)
     found = calibration(bundle(policy, TRAINING), TEST, decided(policy))
     assert found is not None
     scores, _ = policy.predict(TEST.embeddings, TEST.prompt_tokens)
@@ -124,6 +127,17 @@ def test_calibration_compares_predictions_with_what_was_observed():
     assert found["models"]["dear"]["capped_cost_observed_usd"] == pytest.approx(capped)
     assert sum(found["scores"]["all"]["count"]) == TEST.scores.size
     assert sum(found["scores"]["called"]["count"]) == pytest.approx(len(TEST))
+
+
+def test_chart_of_predictions_leaves_out_bins_of_a_few_pairs():
+    bins = {"predicted": [0.05, 0.5], "observed": [1.0, 0.5], "count": [1.0, 999.0]}
+    scores = {"all": bins, "called": bins}
+    metrics = {"splits": {"test": {}}, "calibration": {"test": {"scores": scores}}}
+    chart = calibration_chart(metrics)
+    assert chart is not None
+    drawn = chart.to_dict()
+    points = [row for rows in drawn["datasets"].values() for row in rows if "share" in row]
+    assert [(row["predicted"], row["share"]) for row in points] == [(0.5, 0.999)] * 2
 
 
 def test_healthy_learning_raises_no_alarm():

@@ -31,7 +31,7 @@ def test_predictions_outside_the_range_fall_into_the_outer_bins():
 def test_true_probabilities_have_a_small_error():
     rng = np.random.default_rng(0)
     p = rng.random(20_000)
-    assert reliability(p, rng.random(20_000) < p).expected_calibration_error < 0.02
+    assert reliability(p, (rng.random(20_000) < p).astype(np.float64)).expected_calibration_error < 0.02
 
 
 def test_a_missing_outcome_is_refused():
