@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config_evaluate import ALWAYS_INCUMBENT, BEST_SINGLE_INCUMBENT, LOGGED_INCUMBENT
+from pipeline.config.evaluate import ALWAYS_INCUMBENT, BEST_SINGLE_INCUMBENT, LOGGED_INCUMBENT
 from pipeline.embedding_table import same_vectors
 from policies.base import BoolArray, FloatArray, Policy
 from policies.bundle import RouterBundle

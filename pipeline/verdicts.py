@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import TradewindConfig
-from pipeline.config_evaluate import LOGGED_INCUMBENT, VerdictConfig
+from pipeline.config.evaluate import LOGGED_INCUMBENT, VerdictConfig
 from pipeline.incumbents import incumbent_of
 from pipeline.routers import POLICY, Router, dial_probabilities
 from policies import ope

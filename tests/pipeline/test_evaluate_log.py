@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline import evaluate
-from pipeline.__main__ import main
+from pipeline.__main__ import GATE_EXIT_CODES, main
 from pipeline.compose import OVERRIDES_FILE, load_config
 from pipeline.evaluate_log import decisions, evaluate_log
 from pipeline.join import load_feedback
@@ -140,7 +140,8 @@ def test_an_external_log_counts_but_for_training_prompts(tmp_path):
     config = log_run(tmp_path, SavedKindPolicy(), n=800)
     path = save_log(uniform_log(outcomes(800, 5), config, seed=8), tmp_path / "later.parquet")
     before = (config.run.path / OVERRIDES_FILE).read_text()
-    assert main(["evaluate", f"run={config.run.path}", f"log={path}"]) == 0
+    gated = ["evaluate.incumbent=logged", "evaluate.gate=true"]
+    assert main(["evaluate", f"run={config.run.path}", f"log={path}", *gated]) == GATE_EXIT_CODES["ship"]
     section = json.loads(RunLayout.of(config).metrics.read_text())["log_evaluation"]
     splits = pl.read_parquet(RunLayout.of(config).splits)
     assert section["log"]["n_events"] == splits["split"].is_in(["test", "ood"]).sum()
@@ -257,11 +258,8 @@ def test_twice_the_same_event_is_refused(tmp_path):
 
 
 def test_exit_codes_follow_the_verdict_only_under_the_gate(tmp_path):
-    config = log_run(tmp_path, SavedKindPolicy(), n=1600)
-    run = f"run={config.run.path}"
-    assert main(["evaluate", run, "evaluate.gate=true", "evaluate.incumbent=logged"]) == 0
-    save_bundle(RunLayout.of(config).policy, AlwaysPolicy(MODELS, "dear"), outcomes(50, 1))
-    worse = ["evaluate", run, "evaluate.incumbent=always:cheap"]
+    config = log_run(tmp_path, AlwaysPolicy(MODELS, "dear"), n=800)
+    worse = ["evaluate", f"run={config.run.path}", "evaluate.incumbent=always:cheap"]
     assert main([*worse, "evaluate.gate=true"]) == 3
     assert main([*worse, "evaluate.gate=false"]) == 0
     assert main([*worse, "evaluate.gate=true", "evaluate.verdict.min_events=100000"]) == 4
