@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import SimulateConfig
-from pipeline.config_baselines import FULL_TABLE_BASELINES, LOG_BASELINES
+from pipeline.config.baselines import FULL_TABLE_BASELINES, LOG_BASELINES
+from pipeline.config.stages import SimulateConfig
 from pipeline.console import progress
 from pipeline.routers import Router
 from pipeline.simulate import simulate_log

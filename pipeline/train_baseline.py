@@ -8,8 +8,8 @@ import torch
 from pipeline.baselines import fit_baseline
 from pipeline.config import TradewindConfig
 from pipeline.training import TrainedPolicy, TrainingInputs
-from policies.barp.arrays import training_columns
 from policies.barp.validation import DialValidator
+from policies.rllib.columns import training_columns
 
 
 def train_baseline(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:

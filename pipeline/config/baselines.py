@@ -44,7 +44,7 @@ class RidgeSettings(Config):
     """Ridge regression on the embedding."""
 
     name: Literal["ridge"]
-    alphas: Penalties = Field(description="penalties tried by leave-one-out error")
+    alphas: Penalties = Field(description="penalties tried by cross-validated reward")
 
 
 class LogisticSettings(Config):

@@ -83,7 +83,7 @@ class CarrotPolicy(ValuePolicy):
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
         inputs = _inputs(embeddings, prompt_tokens, self.length)
         features = _kernel(inputs, self.landmarks) @ self.whitening
-        return linear(features, self.score_weights), np.clip(linear(features, self.cost_weights), 0.0, 1.0)
+        return linear(features, self.score_weights), linear(features, self.cost_weights)
 
 
 def _inputs(embeddings: FloatArray, prompt_tokens: FloatArray | None, length: Matrix) -> Matrix:

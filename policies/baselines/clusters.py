@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
 
 from policies.base import FloatArray
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 
 CLUSTERS = 60
@@ -72,4 +72,4 @@ class ClusterPolicy(ValuePolicy):
         for centres, scores in zip(self.centres, self.scores):
             weights = softmax(-self.sharpness * euclidean_distances(x, centres, squared=True), axis=1)
             total += weights @ scores
-        return total / len(self.centres), linear_costs(embeddings, self.cost_weights)
+        return total / len(self.centres), linear(embeddings, self.cost_weights)

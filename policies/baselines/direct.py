@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from policies.base import FloatArray
-from policies.baselines.value import Matrix, ValuePolicy, linear, linear_costs, stacked
+from policies.baselines.value import Matrix, ValuePolicy, linear, stacked
 from policies.datasets import LoggedFeedback
 from policies.preference import cost_term
 
@@ -65,7 +65,7 @@ class DirectPolicy(ValuePolicy):
         return cls(log.pool.models, weights[:, :, 0], weights[:, :, 1])
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        return linear(embeddings, self.score_weights), linear_costs(embeddings, self.cost_weights)
+        return linear(embeddings, self.score_weights), linear(embeddings, self.cost_weights)
 
 
 def _ridge(x: Matrix, y: Matrix, alphas: Sequence[float]) -> Matrix:

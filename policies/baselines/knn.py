@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.neighbors import NearestNeighbors
 
 from policies.base import FloatArray
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 
 NEIGHBOURS = (20, 40, 80, 160, 320)
@@ -75,7 +75,7 @@ class KnnPolicy(ValuePolicy):
         distances, near = self._index.kneighbors(np.asarray(embeddings, np.float32))
         weights = _weights(distances, float(self.sharpness))
         scores = np.einsum("nj,njk->nk", weights, self.scores[near])
-        return scores, linear_costs(embeddings, self.cost_weights)
+        return scores, linear(embeddings, self.cost_weights)
 
 
 def tuned_neighbours(

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from policies.base import FloatArray
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear, linear_costs
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 
 INVERSE_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -59,7 +59,7 @@ class LogisticPolicy(ValuePolicy):
         return cls(data.pool.models, _fit(x, data.scores, best), fit_cost_weights(data, tau_usd))
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        return expit(linear(embeddings, self.score_weights)), linear_costs(embeddings, self.cost_weights)
+        return expit(linear(embeddings, self.score_weights)), linear(embeddings, self.cost_weights)
 
 
 def _fit(x: Matrix, scores: Matrix, inverse_penalty: float) -> Matrix:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from policies.base import FloatArray
 from policies.baselines.networks import train_on_scores, weights
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 
 RANK = 32
@@ -71,7 +71,7 @@ class MatrixFactorisationPolicy(ValuePolicy):
         total = np.zeros((len(x), len(self.models)))
         for projection, offset, vectors, bias in zip(self.projection, self.offset, self.vectors, self.bias):
             total += expit((x @ projection.T + offset) @ vectors.T + bias)
-        return total / len(self.vectors), linear_costs(embeddings, self.cost_weights)
+        return total / len(self.vectors), linear(embeddings, self.cost_weights)
 
 
 class _Factors(nn.Module):

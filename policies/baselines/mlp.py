@@ -12,14 +12,14 @@ from torch import nn
 
 from policies.base import FloatArray
 from policies.baselines.networks import train_on_scores, weights
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear_costs
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 
 HIDDEN = 128
 DROPOUT = 0.3
 EPOCHS = 30
 WEIGHT_DECAY = 1e-3
-MEMBERS = 3
+MEMBERS = 5
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class MlpPolicy(ValuePolicy):
         for w1, b1, w2, b2 in zip(self.w1, self.b1, self.w2, self.b2):
             hidden = x @ w1.T + b1
             total += expit((hidden * ndtr(hidden)) @ w2.T + b2)  # the exact GELU, x Phi(x)
-        return total / len(self.w1), linear_costs(embeddings, self.cost_weights)
+        return total / len(self.w1), linear(embeddings, self.cost_weights)

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from policies.base import FloatArray
 from policies.baselines.tuning import best_by_reward
-from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear, linear_costs, stacked
+from policies.baselines.value import Matrix, ValuePolicy, fit_cost_weights, linear, stacked
 from policies.datasets import OutcomeMatrix
 
 ALPHAS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -39,7 +39,7 @@ class RidgePolicy(ValuePolicy):
         return cls(data.pool.models, _fit(data, alpha), fit_cost_weights(data, tau_usd))
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        return linear(embeddings, self.score_weights), linear_costs(embeddings, self.cost_weights)
+        return linear(embeddings, self.score_weights), linear(embeddings, self.cost_weights)
 
 
 def _fit(data: OutcomeMatrix, alpha: float) -> Matrix:

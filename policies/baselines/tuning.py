@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import KFold
 
-from policies.baselines.value import Matrix, fit_cost_weights, linear_costs
+from policies.baselines.value import Matrix, fit_cost_weights, linear
 from policies.datasets import OutcomeMatrix
 from policies.preference import cost_term, dial_grid
 
@@ -38,7 +38,7 @@ def best_by_reward(
         return settings[0]
     earned = np.zeros(len(settings))
     for train, held_out in _folds(data):
-        costs = linear_costs(held_out.embeddings, fit_cost_weights(train, tau_usd))
+        costs = linear(held_out.embeddings, fit_cost_weights(train, tau_usd))
         for i, setting in enumerate(settings):
             earned[i] += dial_reward(predict(setting, train, held_out), costs, held_out, tau_usd)
     return settings[int(np.argmax(earned))]

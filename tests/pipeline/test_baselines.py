@@ -10,7 +10,7 @@ import pytest
 from pipeline import evaluate, simulate, train
 from pipeline.baselines import LABELS, baseline_routers, fit_baseline, uniform_log
 from pipeline.compose import load_config
-from pipeline.config_baselines import FULL_TABLE_BASELINES, LOG_BASELINES
+from pipeline.config.baselines import FULL_TABLE_BASELINES, LOG_BASELINES
 from policies.errors import InputError
 from policies.registry import policy_class
 from tests.pipeline.evaluation_case import KindPolicy, bundle, config, outcomes, prepared_run, write_inputs
