@@ -14,11 +14,12 @@ import vl_convert
 
 from pipeline.config import TradewindConfig
 from pipeline.layout import RunLayout
-from pipeline.reporting import charts, evidence
+from pipeline.reporting import charts, evidence, log_page
 from pipeline.reporting.page import chart, document, replace_file, section, table
 from pipeline.reporting.plane import plane
 from pipeline.reporting.style import SPLIT_TITLES, reported_splits, styled
 from pipeline.reporting.text import chart_notes, data_rows, summary
+from pipeline.reporting.verdict_section import verdict_section
 from pipeline.routers import BEST_SINGLE, POLICY
 from policies.errors import InputError
 
@@ -37,6 +38,9 @@ def run(config: TradewindConfig) -> None:
     layout = RunLayout.of(config)
     path = layout.need(layout.metrics, "evaluate")
     metrics = json.loads(path.read_text())
+    if "splits" not in metrics and "log_evaluation" in metrics:
+        log_page.write(layout.report, metrics["log_evaluation"])
+        return
     for key in ("splits", "calibration", "losses", "health"):
         if key not in metrics:
             raise InputError(f"{path}: key '{key}' is missing; run `python -m pipeline evaluate` again")
@@ -80,6 +84,8 @@ def html(metrics: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     ]
     tables = "".join(_router_table(name, split) for name, split in reported_splits(metrics))
     parts.append(section("All routers", chart_notes("routers", metrics), tables))
+    if metrics.get("verdict") is not None:
+        parts.append(verdict_section(metrics))
     parts += [
         evidence.losses_section(metrics),
         evidence.calibration_section(metrics),
