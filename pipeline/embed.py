@@ -49,7 +49,9 @@ def run(config: TradewindConfig) -> None:
 def _join_paraphrases(prompts: pa.Table, table: EmbeddingTable, config: TradewindConfig) -> None:
     """Rewrite the run's splits, from those of the texts, so that no group of paraphrases is parted."""
     layout = RunLayout.of(config)
-    stored = pl.read_parquet(layout.need(layout.splits, "ingest"))
+    if not layout.splits.exists():  # prompts alone: there is nothing to keep apart
+        return
+    stored = pl.read_parquet(layout.splits)
     if "text_split" not in stored.columns:
         stored = stored.with_columns(text_split="split")
     ids = pl.DataFrame({"prompt_id": prompts["prompt_id"].to_pylist()})
