@@ -11,7 +11,17 @@ from typing import Any
 from tqdm import tqdm
 
 VERBOSE_VARIABLE = "TRADEWIND_VERBOSE"
-_NOISY = ("ray", "mlflow", "alembic", "sentence_transformers", "transformers", "httpx", "httpx2", "hydra", "openvino")
+_NOISY = (
+    "ray",
+    "mlflow",
+    "alembic",
+    "sentence_transformers",
+    "transformers",
+    "httpx",
+    "httpx2",
+    "hydra",
+    "openvino",
+)
 
 
 def verbose() -> bool:

@@ -44,7 +44,9 @@ def value_over_dial(evaluation: Mapping[str, Any], estimator: str) -> Any:
     colour = alt.Color(
         "who:N",
         scale=alt.Scale(domain=list(names), range=[BLUE, ORANGE]),
-        legend=alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1),
+        legend=alt.Legend(
+            title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1
+        ),
     )
     dash = alt.StrokeDash("who:N", scale=alt.Scale(domain=list(names), range=[[1, 0], [6, 3]]), legend=None)
     axis, scale = alt.Axis(title="mean reward", tickCount=6), alt.Scale(zero=False)
