@@ -28,6 +28,7 @@ models:
   right: {input_price_per_mtok_usd: 1.0, output_price_per_mtok_usd: 4.0}
 """
 QUICK = (
+    "policy=barp",
     "policy.max_epochs=15",
     "policy.lr=3e-3",
     "policy.batch_size=64",

@@ -306,9 +306,9 @@ def test_pb2_is_refused_where_weights_cannot_be_taken_over():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("{policy.lrr:{low:1e-4,high:1e-2}}", r"train\.lrr.*did you mean 'train\.lr'"),
+        ("{policy.lrr:{low:1e-4,high:1e-2}}", r"policy\.lrr.*did you mean 'policy\.lr'"),
         ("{nothing.here:{low:0,high:1}}", "nothing"),
-        ("{policy.lr:{low:-1,high:1}}", r"train\.lr"),
+        ("{policy.lr:{low:-1,high:1}}", r"policy\.lr"),
         ("{train.tau_usd:{low:1e-3,high:1}}", "yardstick"),
         ("{train.mode:{choices:[logged]}}", "yardstick"),
     ],
