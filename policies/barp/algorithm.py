@@ -17,9 +17,8 @@ from policies.barp.network import BarpNetwork, Head, NetworkShape
 from policies.barp.rl_module import BarpModule
 from policies.barp.validation import DialValidator
 from policies.rllib.columns import VALIDATION, open_columns
-from policies.rllib.offline import OfflineAlgorithm, OfflineConfig
+from policies.rllib.offline import Mode, OfflineAlgorithm, OfflineConfig
 
-Mode = Literal["simulated_online", "logged"]
 Baseline = Literal["mean", "preference"]
 
 
@@ -36,8 +35,6 @@ class BarpAlgorithmConfig(OfflineConfig):
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or BarpAlgorithm)
-        self.mode: Mode = "simulated_online"
-        self.tau_usd: float | None = None
         self.weight_decay = 0.0
         self.entropy_coeff = 0.01
         self.importance_clip = 20.0
@@ -119,13 +116,9 @@ class BarpAlgorithmConfig(OfflineConfig):
         """Check the settings that RLlib does not know.
 
         Raises:
-            ValueError: a setting is out of range or ``tau_usd`` is not set.
+            ValueError: a setting is out of range.
         """
         super().validate()
-        if self.tau_usd is None or not (np.isfinite(self.tau_usd) and self.tau_usd > 0.0):
-            raise ValueError(f"tau_usd is {self.tau_usd}: must be a positive finite number of USD")
-        if self.mode not in ("simulated_online", "logged"):
-            raise ValueError(f"mode is {self.mode!r}; allowed: simulated_online, logged")
         if self.baseline not in ("mean", "preference"):
             raise ValueError(f"baseline is {self.baseline!r}; allowed: mean, preference")
         if not self.importance_clip > 0.0:

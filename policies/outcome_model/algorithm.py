@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -15,9 +15,7 @@ from policies.outcome_model.learner import OutcomeModelLearner
 from policies.outcome_model.network import EnsembleShape
 from policies.outcome_model.policy import OutcomeModelPolicy
 from policies.outcome_model.rl_module import OutcomeModule
-from policies.rllib.offline import OfflineAlgorithm, OfflineConfig
-
-Mode = Literal["simulated_online", "logged"]
+from policies.rllib.offline import Mode, OfflineAlgorithm, OfflineConfig
 
 
 class OutcomeModelConfig(OfflineConfig):
@@ -25,8 +23,6 @@ class OutcomeModelConfig(OfflineConfig):
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or OutcomeModelAlgorithm)
-        self.mode: Mode = "simulated_online"
-        self.tau_usd: float | None = None
         self.input_price_per_token_usd: tuple[float, ...] = ()
         self.members = 4
         self.components = 64
@@ -107,18 +103,6 @@ class OutcomeModelConfig(OfflineConfig):
     def n_models(self) -> int:
         """Number of models."""
         return int(self.action_space.n)
-
-    def validate(self) -> None:
-        """Check the settings that RLlib does not know.
-
-        Raises:
-            ValueError: a setting is out of range or ``tau_usd`` is not set.
-        """
-        super().validate()
-        if self.tau_usd is None or not (np.isfinite(self.tau_usd) and self.tau_usd > 0.0):
-            raise ValueError(f"tau_usd is {self.tau_usd}: must be a positive finite number of USD")
-        if self.mode not in ("simulated_online", "logged"):
-            raise ValueError(f"mode is {self.mode!r}; allowed: simulated_online, logged")
 
     def get_default_learner_class(self) -> type[OutcomeModelLearner]:
         """Return the learner."""

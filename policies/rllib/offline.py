@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import ray
@@ -130,8 +130,11 @@ class EpochLearner(TorchLearner):
         return result
 
 
+Mode = Literal["simulated_online", "logged"]
+
+
 class OfflineConfig(AlgorithmConfig):
-    """An algorithm without environments on the new API stack."""
+    """An algorithm without environments on the new API stack, learning a table's or a log's reward."""
 
     def __init__(self, algo_class: type[Algorithm]) -> None:
         super().__init__(algo_class=algo_class)
@@ -140,6 +143,20 @@ class OfflineConfig(AlgorithmConfig):
         # The learner checks a whole epoch's losses at once instead of every gradient of every step.
         self.torch_skip_nan_gradients = True
         self.seed = 0
+        self.mode: Mode = "simulated_online"
+        self.tau_usd: float | None = None
+
+    def validate(self) -> None:
+        """Check the settings that RLlib does not know.
+
+        Raises:
+            ValueError: ``tau_usd`` or ``mode`` is not set or not allowed.
+        """
+        super().validate()
+        if self.tau_usd is None or not (np.isfinite(self.tau_usd) and self.tau_usd > 0.0):
+            raise ValueError(f"tau_usd is {self.tau_usd}: must be a positive finite number of USD")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is {self.mode!r}; allowed: {', '.join(get_args(Mode))}")
 
 
 class OfflineAlgorithm(Algorithm):
