@@ -245,7 +245,9 @@ def _final_metrics(path: Path) -> list[Metric]:
     if not path.exists():
         return []
     stamp = int(path.stat().st_mtime * 1000)
-    numbers = list(_numbers(json.loads(path.read_text())))
+    body = json.loads(path.read_text())
+    # A full evaluation repeats at its top what is worth comparing between runs; the rest stays in the artifact.
+    numbers = list(_numbers(body.get("headline", body)))
     if len(numbers) > MAX_FINAL_METRICS:
         logging.getLogger(__name__).warning(
             "%s: %d of %d values go to MLflow as metrics; the file itself is kept as an artifact",
