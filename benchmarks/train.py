@@ -48,6 +48,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     columns = {
         "embeddings": rng.normal(size=(options.rows, EMBEDDING_DIM)).astype(np.float32),
+        "prompt_tokens": np.full(options.rows, 100.0, dtype=np.float32),
         "scores": rng.random((options.rows, options.models)).astype(np.float32),
         "costs_usd": (rng.random((options.rows, options.models)) * TAU_USD).astype(np.float32),
     }
