@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from policies.rllib.columns import TRAIN, VALIDATION, open_columns, training_col
 from policies.rllib.offline import TrainingDivergedError
 
 log = logging.getLogger(__name__)
+
+MIN_BATCH_ROWS = 16
+"""Smaller batches would hardly hold two revealed entries of a model."""
 
 HISTORY_KEYS = ("gradient_steps", "loss", "revealed")
 
@@ -37,6 +41,8 @@ def algorithm_config(
     policy, train = config.policy, config.train
     assert isinstance(policy, OutcomeModelSettings)
     by_mode = policy.logged if train.mode == "logged" else policy.simulated_online
+    n_rows = len(open_columns(Path(arrays) / TRAIN)["embeddings"])
+    batch_rows = max(MIN_BATCH_ROWS, min(policy.batch_size, n_rows // by_mode.min_steps_per_epoch))
     online: dict[str, Any] = {}
     if train.mode == "simulated_online":
         visits = policy.visits
@@ -52,7 +58,7 @@ def algorithm_config(
             mode=train.mode,
             tau_usd=tau_usd,
             lr=policy.lr,
-            train_batch_size_per_learner=max(1, policy.batch_size // max(1, train.num_learners)),
+            train_batch_size_per_learner=max(1, batch_rows // max(1, train.num_learners)),
             members=policy.members,
             components=policy.components,
             token_scale=policy.token_scale,

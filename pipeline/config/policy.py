@@ -41,6 +41,7 @@ class OutcomeModelByMode(Config):
     weight_decay: NonNegative = Field(description="decoupled decay of trunk and shared directions")
     interaction_decay: NonNegative = Field(description="decoupled decay of the per-model interactions")
     epochs: Count = Field(description="length of training: one cycle of the learning rate")
+    min_steps_per_epoch: Count = Field(description="gradient steps that small data take, in smaller batches")
 
 
 class VisitsConfig(Config):
@@ -61,7 +62,7 @@ class OutcomeModelSettings(Config):
     input_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     length_weight: NonNegative = Field(description="weight of the cost loss beside the score loss")
     lr: Positive = Field(description="peak of the learning rate's cycle")
-    batch_size: Count
+    batch_size: Count = Field(description="largest number of rows in one gradient step")
     logged: OutcomeModelByMode
     simulated_online: OutcomeModelByMode
     visits: VisitsConfig
