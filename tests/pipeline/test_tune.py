@@ -172,9 +172,20 @@ def test_pb2_learns_from_the_log_alone(tmp_path, root, ray_session):
     assert max(record.epochs for record in records) == 3
 
 
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen, timeout_s: float = 120.0) -> None:
+def wait_for(
+    pattern: str,
+    folder: Path,
+    process: subprocess.Popen,
+    *,
+    newer_than: float = 0.0,
+    timeout_s: float = 120.0,
+) -> Path:
+    """Return the first match of a pattern written after a time, while the process runs."""
     deadline = time.monotonic() + timeout_s
-    while not list(folder.glob(pattern)):
+    while True:
+        found = [path for path in folder.glob(pattern) if path.stat().st_mtime > newer_than]
+        if found:
+            return found[0]
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"no {pattern} after {timeout_s} s"
         time.sleep(0.02)
@@ -199,7 +210,9 @@ def test_search_goes_on_after_the_driver_was_killed(tmp_path, root, ray_session)
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for("trials/*/checkpoint_*/progress.json", folder.root, process)
+    saved = wait_for("trials/*/checkpoint_*/progress.json", folder.root, process)
+    # Tune goes on from what its own snapshot knows: give it one that was taken well after the checkpoint.
+    wait_for("trials/experiment_state-*.json", folder.root, process, newer_than=saved.stat().st_mtime + 0.7)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not folder.results.exists()
