@@ -58,7 +58,6 @@ class OutcomeModelLearner(EpochLearner):
         self._revealed = np.zeros(scores.shape, dtype=bool)
         self._mean_std: tuple[npt.NDArray[np.float64], float] | None = None
         self._members: Tensor | None = None
-        self._drawn_epoch = -1
         self._schedule: Any = None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -153,11 +152,7 @@ class OutcomeModelLearner(EpochLearner):
         embeddings, tokens = self._host["embeddings"], self._host["prompt_tokens"]
         seen = self._revealed & np.isfinite(self._host["costs_usd"])
         count = seen.sum(axis=0)
-        hidden = policy.features.transform(embeddings, tokens) @ policy.trunk + policy.trunk_bias
-        hidden = functional.gelu(torch.from_numpy(hidden)).numpy()
-        k = self.config.n_models
-        outputs = (hidden @ policy.head + policy.head_bias)[..., k:].mean(axis=0)
-        log_cost = policy.log_cost_mean + policy.log_cost_std * outputs
+        log_cost = policy.log_output_costs(policy.outputs(embeddings, tokens))
         residual = np.where(seen, self._log_output_cost - log_cost, 0.0)
         pooled = np.sqrt((residual**2).sum() / max(1, seen.sum()))
         # With fewer than a handful of costs a model's own deviation is noise; the pool's stands in.

@@ -98,13 +98,20 @@ class OutcomeModelPolicy(Policy):
             np.concatenate([c.member_scores for c in chunks], axis=1),
         )
 
-    def _predict(self, embeddings: FloatArray, tokens: FloatArray) -> ExpectedOutcomes:
-        k = len(self.models)
-        hidden = self.features.transform(embeddings, tokens) @ self.trunk + self.trunk_bias
+    def outputs(self, embeddings: FloatArray, prompt_tokens: FloatArray) -> npt.NDArray[np.floating]:
+        """Return the members' score logits and standardised log output costs, shape (members, n, 2 K)."""
+        hidden = self.features.transform(embeddings, prompt_tokens) @ self.trunk + self.trunk_bias
         hidden *= ndtr(hidden)  # the exact GELU, x Phi(x)
-        outputs = hidden @ self.head + self.head_bias
-        member_scores = expit(outputs[..., :k].astype(np.float64))
-        log_cost = self.log_cost_mean + self.log_cost_std * outputs[..., k:].mean(axis=0)
+        return hidden @ self.head + self.head_bias
+
+    def log_output_costs(self, outputs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return expected log costs beyond the prompt's, shape (n, K), log USD, of :meth:`outputs`."""
+        return self.log_cost_mean + self.log_cost_std * outputs[..., len(self.models) :].mean(axis=0)
+
+    def _predict(self, embeddings: FloatArray, tokens: FloatArray) -> ExpectedOutcomes:
+        outputs = self.outputs(embeddings, tokens)
+        member_scores = expit(outputs[..., : len(self.models)].astype(np.float64))
+        log_cost = self.log_output_costs(outputs)
         prompt_cost = tokens[:, None] * self.input_price_per_token_usd
         cost_terms = expected_cost_term(log_cost, self.sigma, prompt_cost, self.tau_usd)
         return ExpectedOutcomes(
