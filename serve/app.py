@@ -9,11 +9,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from policies.bundle_encoder import load_bundle_encoder
-from serve.api import create_app
-from serve.decider import Decider
-from serve.embedding import Embedder
-from serve.registry import load_bundle
+from serve.api.application import create_app
+from serve.runtime import Runtime
 from serve.settings import ServeSettings
 
 APP_NAME = "tradewind"
@@ -27,27 +24,11 @@ class RouterReplica:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = ServeSettings.parse(settings)
-        bundle = load_bundle(self.settings)
-        encoder = load_bundle_encoder(
-            bundle,
-            batch_tokens=self.settings.encoder_batch_tokens,
-            backend=self.settings.encoder_backend,
-            threads=self.settings.encoder_threads,
-        )
-        # The first forward pass compiles and allocates; no caller should wait for that.
-        encoder.encode(["warm up"])
-        self.decider = Decider(bundle, self.settings.decision)
-        self.embedder = Embedder(
-            encoder,
-            cache_entries=self.settings.cache_entries,
-            max_batch_size=self.settings.max_batch_size,
-            batch_wait_s=self.settings.batch_wait_s,
-        )
+        self.runtime = Runtime.open(ServeSettings.parse(settings))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP API; Ray Serve calls this after the constructor."""
-        return create_app(self.decider, self.embedder, self.settings)
+        return create_app(self.runtime)
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policies.costs import estimate_prompt_tokens
-from serve.api import JSON_BYTES_PER_CHAR, OTHER_FIELDS_BYTES
+from serve.api.route import max_body_bytes
 
 MAX_PROMPT_CHARS = 500_000
 QUESTION = "Which planet is the largest?"
@@ -173,8 +173,8 @@ def test_a_prompt_beyond_the_limit_is_refused(client):
 
 
 def test_a_body_beyond_any_allowed_prompt_is_refused(client):
-    size = MAX_PROMPT_CHARS * JSON_BYTES_PER_CHAR + OTHER_FIELDS_BYTES + 1
-    assert client.post("/v1/route", content=b" " * size).status_code == 413
+    body = b" " * (max_body_bytes(MAX_PROMPT_CHARS) + 1)
+    assert client.post("/v1/route", content=body).status_code == 413
 
 
 def test_models_lists_the_pool_with_prices(client, bundle):

@@ -1,0 +1,48 @@
+"""The HTTP API as an ASGI application, without a word about how it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from serve.api.errors import handle_errors
+from serve.api.route import route_routes
+from serve.runtime import Runtime
+from serve.schemas import openapi_components
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """Return the application over one replica's state; its lifespan starts and stops that state's tasks."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with runtime.running():
+            yield
+
+    app = FastAPI(
+        title="Tradewind",
+        version="1",
+        description="Which model should answer this prompt?",
+        lifespan=lifespan,
+    )
+    app.include_router(route_routes(runtime))
+    handle_errors(app)
+    _complete_openapi(app)
+    return app
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(openapi_components())
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

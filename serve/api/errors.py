@@ -1,0 +1,106 @@
+"""Refusals in one shape: that of OpenAI-compatible APIs, plus every detail."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from serve.decider import NoEligibleModelError, UnknownModelsError
+from serve.schemas import ErrorAnswer, ErrorBody, ErrorDetail
+
+MAX_DETAILS = 20
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class ApiError(Exception):
+    """A refusal that the caller can act upon."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        details: list[ErrorDetail] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+        self.body = ErrorBody(
+            type="invalid_request_error" if status < 500 else "server_error",
+            code=code,
+            message=message,
+            param=param,
+            details=details or [ErrorDetail(param=param, message=message)],
+        )
+
+
+def parsed(model: type[Body], body: bytes, max_bytes: int) -> Body:
+    """Return a checked request body.
+
+    Parsed here rather than by FastAPI: one pass from bytes to model, and errors in our own shape.
+
+    Raises:
+        ApiError: 413 when the body is too long, else 422 with the fields.
+    """
+    if len(body) > max_bytes:
+        raise too_long(f"a body of {len(body)} bytes", f"{max_bytes} bytes", None)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        details = _details(error)
+        first = details[0]
+        message = f"{first.param}: {first.message}" if first.param else first.message
+        raise ApiError(422, "invalid_request", message, first.param, details) from None
+
+
+def too_long(found: str, allowed: str, param: str | None) -> ApiError:
+    """Return the refusal of something that is longer than it may be."""
+    return ApiError(413, "too_long", f"{found}; allowed: at most {allowed}", param)
+
+
+def json_answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a model as a JSON response."""
+    return Response(
+        answer.model_dump_json(), status_code=status, headers=headers, media_type="application/json"
+    )
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Give every refusal of the application the same shape."""
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return json_answer(ErrorAnswer(error=error.body), error.status, error.headers)
+
+    @app.exception_handler(UnknownModelsError)
+    async def unknown_models(request: Request, error: UnknownModelsError) -> Response:
+        return await refused(request, ApiError(422, "unknown_model", str(error), "models"))
+
+    @app.exception_handler(NoEligibleModelError)
+    async def no_model(request: Request, error: NoEligibleModelError) -> Response:
+        details = [ErrorDetail(param=None, message=f"{model}: {why}") for model, why in error.reasons.items()]
+        return await refused(request, ApiError(422, "no_eligible_model", str(error), None, details))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        response = await refused(request, ApiError(error.status_code, "http_error", str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+
+
+def _details(error: ValidationError) -> list[ErrorDetail]:
+    found: dict[tuple[str | None, str], None] = {}
+    # Neither input nor context is passed on: an answer must not echo prompts into someone's log.
+    for problem in error.errors(include_url=False, include_input=False):
+        parts = [str(part) for part in problem["loc"]]
+        # Branches of a union carry its type's name as a path element, which no caller ever sent.
+        path = ".".join(part for part in parts if part != "str" and not part.startswith("list["))
+        field = path or problem.get("ctx", {}).get("field")
+        found[(field, problem["msg"])] = None
+    return [ErrorDetail(param=param, message=message) for param, message in found][:MAX_DETAILS]

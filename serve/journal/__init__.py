@@ -1,0 +1,1 @@
+"""The decision log: what was decided and what came of it, durable before anyone is told."""
