@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from serve.decider import Decision
 from serve.question import Question
+from serve.recent import RecentContexts
 from serve.releases import Release, Releases
 
 
@@ -25,10 +26,14 @@ class RoutingService:
 
     Args:
         releases: the policies at hand.
+
+    Attributes:
+        recent: the latest contexts that were routed; the console draws the dial over them.
     """
 
     def __init__(self, releases: Releases) -> None:
         self._releases = releases
+        self.recent = RecentContexts()
 
     async def route(self, question: Question) -> Routed:
         """Decide one question.
@@ -49,4 +54,5 @@ class RoutingService:
             prompt_tokens=question.prompt_tokens,
             models=question.constraints.models,
         )
+        self.recent.add(release.bundle.encoder, vector, question.prompt_tokens)
         return Routed(uuid.uuid4().hex, question, decision, release)
