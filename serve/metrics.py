@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -192,8 +194,18 @@ class Metrics:
                 self._exported[name].set(value, self._tags(name, labels))
         self._hand_over(len(self._observed))
 
-    async def keep_flushing(self, every_s: float) -> None:
-        """Flush until cancelled, observations in small portions: no request should wait for them."""
+    @asynccontextmanager
+    async def flushing(self, every_s: float) -> AsyncIterator[None]:
+        """Flush in the background, and once more on leaving."""
+        task = asyncio.create_task(self._keep_flushing(every_s))
+        try:
+            yield
+        finally:
+            task.cancel()
+            self.flush()
+
+    async def _keep_flushing(self, every_s: float) -> None:
+        # Observations go in small portions: no request should wait for all of them.
         while True:
             await asyncio.sleep(every_s)
             while self._observed:

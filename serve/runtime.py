@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
+from serve.access.access import Access
+from serve.metrics import Metrics
 from serve.releases import Release, Releases
 from serve.service import RoutingService
 from serve.settings import ServeSettings
@@ -20,11 +22,15 @@ class Runtime:
         settings: as checked.
         releases: the policies at hand.
         service: decides.
+        metrics: figures for Prometheus.
+        access: checks callers.
     """
 
     settings: ServeSettings
     releases: Releases
     service: RoutingService
+    metrics: Metrics
+    access: Access
 
     @classmethod
     def open(cls, settings: ServeSettings) -> Self:
@@ -34,9 +40,12 @@ class Runtime:
             InputError: there is no such policy, or its encoder is not available.
         """
         releases = Releases(Release.load(settings))
-        return cls(settings, releases, RoutingService(releases))
+        metrics = Metrics(settings.metrics.propensity_floor)
+        return cls(settings, releases, RoutingService(releases), metrics, Access())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the background tasks running; on leaving, what was acknowledged is on disk."""
-        yield
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.metrics.flushing(self.settings.metrics.flush_s))
+            yield
