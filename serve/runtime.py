@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from serve.access.access import Access
+from serve.journal.journal import Journal
 from serve.metrics import Metrics
 from serve.releases import Release, Releases
 from serve.service import RoutingService
@@ -21,6 +22,7 @@ class Runtime:
     Attributes:
         settings: as checked.
         releases: the policies at hand.
+        journal: remembers decisions and outcomes.
         service: decides.
         metrics: figures for Prometheus.
         access: checks callers.
@@ -28,6 +30,7 @@ class Runtime:
 
     settings: ServeSettings
     releases: Releases
+    journal: Journal
     service: RoutingService
     metrics: Metrics
     access: Access
@@ -40,12 +43,14 @@ class Runtime:
             InputError: there is no such policy, or its encoder is not available.
         """
         releases = Releases(Release.load(settings))
+        journal = Journal.open(settings.log)
         metrics = Metrics(settings.metrics.propensity_floor)
-        return cls(settings, releases, RoutingService(releases), metrics, Access())
+        return cls(settings, releases, journal, RoutingService(releases), metrics, Access())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the background tasks running; on leaving, what was acknowledged is on disk."""
         async with AsyncExitStack() as stack:
+            stack.callback(self.journal.close)
             await stack.enter_async_context(self.metrics.flushing(self.settings.metrics.flush_s))
             yield

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policies.errors import InputError
+from serve.settings.log import DecisionLogSettings
 from serve.settings.metrics import MetricsSettings
 
 
@@ -45,6 +46,7 @@ class ServeSettings(BaseModel):
     decision: Literal["greedy", "sample"] = Field(
         default="greedy", description="the most probable model, or a draw from the policy"
     )
+    log: DecisionLogSettings = DecisionLogSettings()
     num_replicas: int = Field(default=1, ge=1)
     num_cpus_per_replica: float = Field(default=1.0, gt=0.0)
     max_ongoing_requests: int = Field(default=64, ge=1, description="requests in flight per replica")
