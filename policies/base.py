@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
+
+
+class Judgement(NamedTuple):
+    """What a policy holds of every model for one prompt, whichever of them are eligible.
+
+    Attributes:
+        values: shape (K,); the policy calls the eligible model with the largest.
+        scores: shape (K,), expected score in [0, 1].
+        costs_usd: shape (K,), expected USD of the call, not capped; None when it predicts none in USD.
+    """
+
+    values: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    costs_usd: npt.NDArray[np.float64] | None
 
 
 class Policy(ABC):
@@ -50,6 +64,20 @@ class Policy(ABC):
         Raises:
             ValueError: shapes disagree, or a row has no eligible model.
         """
+
+    def judge(
+        self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
+    ) -> Judgement | None:
+        """Return what the policy holds of every model for one prompt; None when it only has probabilities.
+
+        ``action_probabilities`` is greedy in the values of a policy that answers.
+
+        Args:
+            embedding: shape (d,).
+            preference: (w_quality, w_cost) on the simplex.
+            prompt_tokens: the prompt's length.
+        """
+        return None
 
     def save(self, directory: Path) -> None:
         """Write what :meth:`load` needs into an existing, empty directory (no pickles)."""

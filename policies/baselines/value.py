@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import Ridge, RidgeCV
 
-from policies.base import BoolArray, FloatArray, Policy, greedy
+from policies.base import BoolArray, FloatArray, Judgement, Policy, greedy
 from policies.datasets import OutcomeMatrix
 from policies.errors import InputError
 from policies.preference import cost_term
@@ -76,6 +76,14 @@ class ValuePolicy(ArrayPolicy):
             return np.zeros((0, len(self.models)))
         scores, cost_terms = self.predict(embeddings, prompt_tokens)
         return greedy(np.where(mask, w[:, :1] * scores - w[:, 1:] * cost_terms, -np.inf))
+
+    def judge(
+        self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
+    ) -> Judgement:
+        scores, cost_terms = self.predict(embedding[None, :], np.array([prompt_tokens]))
+        values = preference[0] * scores[0] - preference[1] * cost_terms[0]
+        # Predicted cost terms are capped, or not costs at all: the caller's cost model knows USD.
+        return Judgement(values, np.clip(scores[0], 0.0, 1.0), None)
 
 
 def linear(embeddings: FloatArray, weights: Matrix) -> Matrix:

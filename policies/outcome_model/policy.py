@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
@@ -12,10 +13,11 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, ndtr
 
-from policies.base import BoolArray, FloatArray, Policy, greedy
+from policies.base import BoolArray, FloatArray, Judgement, Policy, greedy
 from policies.errors import InputError
 from policies.outcome_model.cost_term import expected_cost_term
 from policies.outcome_model.features import ContextFeatures
+from policies.outcome_model.row import RowModel
 
 CHUNK_ROWS = 8192
 """Rows in one pass: bounds the memory of a large batch."""
@@ -138,6 +140,16 @@ class OutcomeModelPolicy(Policy):
         w = np.asarray(preferences, dtype=np.float64)
         value = w[:, :1] * expected.scores - w[:, 1:] * expected.cost_terms
         return greedy(np.where(mask, value, -np.inf))
+
+    @cached_property
+    def row_model(self) -> RowModel:
+        """The same function for one prompt at a time."""
+        return RowModel(self)
+
+    def judge(
+        self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
+    ) -> Judgement:
+        return self.row_model.judge(embedding, preference, prompt_tokens)
 
     def save(self, directory: Path) -> None:
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
