@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -86,6 +87,16 @@ def handle_errors(app: FastAPI) -> None:
     async def no_model(request: Request, error: NoEligibleModelError) -> Response:
         details = [ErrorDetail(param=None, message=f"{model}: {why}") for model, why in error.reasons.items()]
         return await refused(request, ApiError(422, "no_eligible_model", str(error), None, details))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameters(request: Request, error: RequestValidationError) -> Response:
+        details = [
+            ErrorDetail(param=".".join(str(part) for part in problem["loc"][1:]), message=problem["msg"])
+            for problem in error.errors()
+        ]
+        first = details[0]
+        message = f"{first.param}: {first.message}"
+        return await refused(request, ApiError(422, "invalid_request", message, first.param, details))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

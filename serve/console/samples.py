@@ -1,0 +1,28 @@
+"""Prompts of many kinds: what the dial is drawn over until there is traffic."""
+
+SAMPLES = (
+    "What is 17% of 2,340?",
+    "Write a SQL query for the second highest salary in each department.",
+    "Summarise the causes of the First World War in three sentences.",
+    "Prove that the square root of 2 is irrational.",
+    "Translate into French: the meeting has been moved to Thursday afternoon.",
+    "A train leaves at 9:40 and arrives at 13:05. How long does the journey take?",
+    "Fix this Python function so that it handles an empty list: def mean(xs): return sum(xs) / len(xs)",
+    "Which gas do plants take in during photosynthesis?",
+    "Draft a polite reply that declines a supplier's price increase.",
+    "Explain the difference between TCP and UDP to a new engineer.",
+    "If all bloops are razzies and some razzies are lazzies, are some bloops certainly lazzies?",
+    "List five risks of a data centre migration and how to reduce each.",
+    "What are the early symptoms of iron deficiency?",
+    "Write a haiku about the first snow.",
+    "Integrate x times e to the power of x from 0 to 1.",
+    "Classify the sentiment of this review: the room was clean but the staff ignored us.",
+    "What does the doctrine of consideration require in English contract law?",
+    "Convert this JSON to a TypeScript interface: {\"id\": 3, \"tags\": [\"a\"], \"owner\": null}",
+    "Name the capital of Australia.",
+    "Design a rate limiter for an API that runs on ten servers, and name its trade-offs.",
+    "Balance the equation: C3H8 + O2 -> CO2 + H2O.",
+    "Rewrite this sentence in plain English: pursuant to the aforementioned, payment shall be remitted forthwith.",
+    "Find the bug: for (int i = 0; i <= n; i++) sum += a[i];",
+    "Compare the moral theories of Kant and Mill on lying to protect a friend.",
+)  # fmt: skip
