@@ -68,8 +68,9 @@ def main() -> int:
             kinds = {}
             for path, process in processes.items():
                 assert process.stdout is not None
-                first = process.stdout.readline()
-                if not first:
+                # Ray, too, may write to standard output.
+                first = next((found for found in process.stdout if found.startswith("{")), None)
+                if first is None:
                     raise RuntimeError(f"path {path} did not start: {logs[path].read_text()[-2000:]}")
                 for kind, (port, url) in json.loads(first).items():
                     kinds[f"{path}_{kind}"] = (port, repeated(post(url, QUESTION)))
