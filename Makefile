@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUN ?= runs/example
 
-.PHONY: install run test lint serve bench clean
+.PHONY: install run test lint serve submit lock bench clean
 
 install: $(STAMP)
 
@@ -26,6 +26,14 @@ lint: install
 
 serve: install
 	$(PY) -m pipeline serve
+
+# make submit ADDRESS=http://127.0.0.1:8265 STAGE=run ARGS="run.dir=/shared/runs/mine"
+submit: install
+	$(PY) -m pipeline submit $(ADDRESS) $(STAGE) $(ARGS)
+
+lock: install
+	$(PY) -m pipeline.lock > requirements.lock.tmp
+	mv requirements.lock.tmp requirements.lock
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

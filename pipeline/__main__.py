@@ -1,12 +1,15 @@
 """The command line: ``python -m pipeline STAGE [key=value ...]``.
 
+``submit ADDRESS STAGE ...`` runs a stage as a job of a Ray cluster, ``attach ADDRESS JOB`` follows one.
+
 Exit codes: 0 done, 1 failure, 2 bad input or configuration; with ``evaluate evaluate.gate=true`` also 3 do not
-ship, 4 not enough data (and 0 means ship).
+ship, 4 not enough data (and 0 means ship). ``submit`` and ``attach`` return the job's, or 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return its exit code."""
     options = _parser().parse_args(arguments)
     configure_logging(show_all=options.verbose)
-    stage = STAGES[options.stage]
     try:
+        if options.stage in ("submit", "attach"):
+            return _run_job(options)
+        stage = STAGES[options.stage]
         config = load_config(options.overrides)
         # A log from elsewhere is a question put to a run, not a part of it.
         if stage.records and config.evaluate.log is None:
@@ -91,8 +96,58 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, see below")
-        sub.add_argument("-v", "--verbose", action="store_true", help="show every log line and tracebacks")
+        _add_verbose(sub)
+    _add_job_commands(stages)
     return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every log line and tracebacks")
+
+
+def _add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    address = "the cluster's dashboard, such as http://127.0.0.1:8265"
+    submit = commands.add_parser("submit", help="run a stage as a job of a Ray cluster, see docs/deploy.md")
+    submit.add_argument("address", metavar="ADDRESS", help=address)
+    submit.add_argument("job_stage", metavar="STAGE", choices=STAGES, help=", ".join(STAGES))
+    submit.add_argument("overrides", nargs="*", metavar="key=value", help="the stage's configuration")
+    submit.add_argument("--no-env", action="store_true", help="install nothing: nodes have the packages")
+    submit.add_argument("--num-cpus", type=float, help="CPUs reserved for the job's own process")
+    submit.add_argument("--num-gpus", type=float, help="GPUs reserved for the job's own process")
+    submit.add_argument(
+        "--env", action="append", default=[], metavar="NAME[=VALUE]", help="environment variable to pass on"
+    )
+    _add_verbose(submit)
+    attach = commands.add_parser("attach", help="follow a submitted job, from the start of its log")
+    attach.add_argument("address", metavar="ADDRESS", help=address)
+    attach.add_argument("job", metavar="JOB", help="what `submit` printed, raysubmit_...")
+    _add_verbose(attach)
+
+
+def _run_job(options: argparse.Namespace) -> int:
+    """Submit or follow a job; InputErrors are raised."""
+    from pipeline import submit
+
+    if options.stage == "attach":
+        return submit.attach(options.address, options.job)
+    environment = {}
+    for entry in options.env:
+        name, equals, value = entry.partition("=")
+        if not equals and name not in os.environ:
+            raise InputError(f"--env {name}: not set here; give --env {name}=VALUE")
+        environment[name] = value if equals else os.environ[name]
+    return submit.submit(
+        submit.Submission(
+            address=options.address,
+            stage=options.job_stage,
+            overrides=tuple(options.overrides),
+            verbose=options.verbose,
+            install=not options.no_env,
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            environment=environment,
+        )
+    )
 
 
 def _keys(stage: Stage) -> str:

@@ -77,22 +77,42 @@ def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
     if "run" in pairs:
         del pairs["run"]
         pairs = {**recorded_overrides(run_dir), **pairs}
-    if "pool" in pairs and _is_path(pairs["pool"]):
-        del pairs["pool"]
-        pairs = {"pool": "file", "pool.path": config.pool.path, **pairs}
-    resolved = config.plain()
-    lines = []
-    for key, value in pairs.items():
-        if key in ("output", "run.dir", "tune.resume"):
-            continue
-        now = _lookup(resolved, key)
-        lines.append(f"{key}={now}" if isinstance(now, str) and now.startswith("/") else f"{key}={value}")
+    placed = _with_absolute_paths(pairs, config)
+    lines = [f"{k}={v}" for k, v in placed.items() if k not in ("output", "run.dir", "tune.resume")]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / OVERRIDES_FILE).write_text(yaml.safe_dump(lines))
-        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(resolved, sort_keys=False))
+        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.plain(), sort_keys=False))
     except OSError as error:
         raise InputError(f"run.dir={run_dir}: cannot be written: {error.strerror}") from None
+
+
+def absolute_overrides(config: TradewindConfig, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that mean the same in any working directory.
+
+    Args:
+        config: what :func:`load_config` made of them here.
+        overrides: ``key=value`` strings; short forms come back spelt out.
+    """
+    pairs = _with_absolute_paths(_spell_out(_pairs(overrides), CONF_DIR), config)
+    if "run" in pairs:
+        pairs["run"] = str(config.run.path)
+    else:
+        # The default root is relative too, and nothing on the command line says so.
+        pairs = {"run.root": config.run.root, **pairs}
+    return [f"{key}={value}" for key, value in pairs.items()]
+
+
+def _with_absolute_paths(pairs: dict[str, str], config: TradewindConfig) -> dict[str, str]:
+    if "pool" in pairs and _is_path(pairs["pool"]):
+        rest = {key: value for key, value in pairs.items() if key != "pool"}
+        pairs = {"pool": "file", "pool.path": config.pool.path, **rest}
+    resolved = config.plain()
+    placed = {}
+    for key, value in pairs.items():
+        now = _lookup(resolved, key)
+        placed[key] = now if isinstance(now, str) and now.startswith("/") else value
+    return placed
 
 
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:
