@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from serve.schemas import Message
+from typing import Protocol
 
 SEPARATOR = "\n\n"
 CHARS_PER_ENCODER_TOKEN = 4
@@ -13,7 +12,20 @@ CHARS_PER_ENCODER_TOKEN = 4
 _INSTRUCTIONS = ("system", "developer")
 
 
-def routing_text(messages: Sequence[Message], max_tokens: int) -> str:
+class Turn(Protocol):
+    """One message of a conversation, however its request was read."""
+
+    @property
+    def role(self) -> str:
+        """Who speaks."""
+        ...
+
+    def text(self) -> str:
+        """Return the message's text, empty when it has none."""
+        ...
+
+
+def routing_text(messages: Sequence[Turn], max_tokens: int) -> str:
     """Return the text to embed: the latest user turn in full, then as much of what led to it as fits.
 
     The encoder reads the first ``max_tokens`` tokens only, so a plain concatenation of a long conversation would
@@ -37,6 +49,6 @@ def routing_text(messages: Sequence[Message], max_tokens: int) -> str:
     return SEPARATOR.join(texts[index] for index in sorted(kept))
 
 
-def whole_text(messages: Sequence[Message]) -> str:
+def whole_text(messages: Sequence[Turn]) -> str:
     """Return all text of a conversation: what a model would be sent, and charged for."""
     return SEPARATOR.join(text for message in messages if (text := message.text()))

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serve.api.console import console_routes
+from serve.api.chat import chat_routes
 from serve.api.errors import handle_errors
 from serve.api.route import route_routes
 from serve.runtime import Runtime
@@ -31,6 +32,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(route_routes(runtime))
+    app.include_router(chat_routes(runtime))
     app.include_router(console_routes(runtime))
     handle_errors(app)
     _complete_openapi(app)
