@@ -1,0 +1,130 @@
+"""Schemas of KubeRay's custom resources (group ray.io, version v1), written down here field by field.
+
+They name fields of the published definitions at each level above the pods, with their types, and refuse all else:
+narrower than the definitions, so what passes here is not refused there for a misspelt or misplaced field. Pod
+templates and volumes are Kubernetes' own types and are checked against its published schemas instead. On a cluster
+that has the operator, `kubectl apply --dry-run=server` asks the definitions themselves.
+"""
+
+from typing import Any
+
+STRINGS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+TEXT: dict[str, Any] = {"type": "string"}
+WHOLE: dict[str, Any] = {"type": "integer", "minimum": 0}
+NUMBER: dict[str, Any] = {"type": "number", "minimum": 0}
+FLAG: dict[str, Any] = {"type": "boolean"}
+POD_TEMPLATE: dict[str, Any] = {"type": "object", "required": ["spec"]}
+
+
+def group(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object with these fields and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def one_of(*values: str) -> dict[str, Any]:
+    """Return the schema of a choice."""
+    return {"enum": list(values)}
+
+
+REDIS_CREDENTIAL = group(
+    value=TEXT, valueFrom=group(secretKeyRef=group(("name", "key"), name=TEXT, key=TEXT, optional=FLAG))
+)
+
+CLUSTER = group(
+    ("headGroupSpec",),
+    rayVersion=TEXT,
+    suspend=FLAG,
+    enableInTreeAutoscaling=FLAG,
+    authOptions=group(mode=one_of("disabled", "token")),
+    autoscalerOptions=group(
+        idleTimeoutSeconds=WHOLE,
+        upscalingMode=one_of("Default", "Aggressive", "Conservative"),
+        image=TEXT,
+        imagePullPolicy=TEXT,
+        resources={"type": "object"},
+        env={"type": "array"},
+        envFrom={"type": "array"},
+        volumeMounts={"type": "array"},
+        securityContext={"type": "object"},
+    ),
+    gcsFaultToleranceOptions=group(
+        redisAddress=TEXT,
+        redisUsername=REDIS_CREDENTIAL,
+        redisPassword=REDIS_CREDENTIAL,
+        externalStorageNamespace=TEXT,
+    ),
+    headServiceAnnotations=STRINGS,
+    headGroupSpec=group(
+        ("template",),
+        serviceType=one_of("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+        headService={"type": "object"},
+        enableIngress=FLAG,
+        rayStartParams=STRINGS,
+        template=POD_TEMPLATE,
+    ),
+    workerGroupSpecs={
+        "type": "array",
+        "items": group(
+            ("groupName", "template", "minReplicas", "maxReplicas"),
+            groupName=TEXT,
+            replicas=WHOLE,
+            minReplicas=WHOLE,
+            maxReplicas=WHOLE,
+            numOfHosts=WHOLE,
+            rayStartParams=STRINGS,
+            scaleStrategy={"type": "object"},
+            template=POD_TEMPLATE,
+        ),
+    },
+)
+
+JOB = group(
+    ("entrypoint", "rayClusterSpec"),  # optional in the definition, where a job may select a standing cluster
+    entrypoint=TEXT,
+    submissionMode=one_of("K8sJobMode", "HTTPMode", "InteractiveMode"),
+    runtimeEnvYAML=TEXT,
+    jobId=TEXT,
+    metadata=STRINGS,
+    entrypointNumCpus=NUMBER,
+    entrypointNumGpus=NUMBER,
+    entrypointResources=TEXT,
+    backoffLimit=WHOLE,
+    activeDeadlineSeconds=WHOLE,
+    shutdownAfterJobFinishes=FLAG,
+    ttlSecondsAfterFinished=WHOLE,
+    suspend=FLAG,
+    managedBy=TEXT,
+    clusterSelector=STRINGS,
+    submitterConfig=group(backoffLimit=WHOLE),
+    submitterPodTemplate=POD_TEMPLATE,
+    deletionStrategy={"type": "object"},
+    rayClusterSpec=CLUSTER,
+)
+
+SPECS = {
+    "RayCluster": CLUSTER,
+    "RayJob": JOB,
+    "RayCronJob": group(("schedule", "jobTemplate"), schedule=TEXT, jobTemplate=JOB),
+    "RayService": group(
+        ("serveConfigV2", "rayClusterConfig"),
+        serveConfigV2=TEXT,
+        rayClusterConfig=CLUSTER,
+        serveService={"type": "object"},
+    ),
+}
+
+
+def resource(kind: str) -> dict[str, Any]:
+    """Return the schema of a whole manifest of one of KubeRay's kinds."""
+    return group(
+        ("apiVersion", "kind", "metadata", "spec"),
+        apiVersion=one_of("ray.io/v1"),
+        kind=one_of(kind),
+        metadata=group(("name",), name=TEXT, namespace=TEXT, labels=STRINGS, annotations=STRINGS),
+        spec=SPECS[kind],
+    )
