@@ -13,6 +13,7 @@ import ray
 from pipeline.config import TradewindConfig
 from pipeline.config.stages import ClusterConfig
 from pipeline.console import verbose
+from policies.errors import InputError
 
 MEBIBYTE = 2**20
 
@@ -30,6 +31,20 @@ def ray_session(config: TradewindConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def user_error(error: BaseException) -> BaseException:
+    """Return the InputError that a worker raised, if that is what the Ray error is about."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for candidate in (seen, getattr(seen, "cause", None)):
+            if isinstance(candidate, InputError):
+                # Ray puts its traceback before the message and hints on retrying after it.
+                lines = str(candidate).strip().splitlines()
+                named = [line.partition("InputError: ")[2] for line in lines if "InputError: " in line]
+                return InputError(named[-1] if named else lines[-1])
+        seen = seen.__cause__
+    return error
 
 
 def _connect(cluster: ClusterConfig) -> None:

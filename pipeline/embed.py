@@ -13,7 +13,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipeline.cluster import ray_session
+from pipeline.cluster import ray_session, user_error
 from pipeline.config import TradewindConfig
 from pipeline.console import progress, say
 from pipeline.embedding_store import HASH_COLUMN, DamagedShardError, EmbeddingStore
@@ -158,15 +158,4 @@ def _encode_missing(missing: pl.DataFrame, store: EmbeddingStore, config: Tradew
             for done in counts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 bar.update(sum(done["rows"].to_pylist()))
         except RayError as error:
-            raise _user_error(error) from error
-
-
-def _user_error(error: BaseException) -> BaseException:
-    """Return the InputError that an actor raised, if that is what the Ray error is about."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for candidate in (seen, getattr(seen, "cause", None)):
-            if isinstance(candidate, InputError):
-                return InputError(str(candidate).strip().splitlines()[-1])
-        seen = seen.__cause__
-    return error
+            raise user_error(error) from error

@@ -24,6 +24,9 @@ from policies.schemas import (
 
 VECTOR_COLUMN = "embedding"
 PART = "part-00000.parquet"
+ROW_GROUP_ROWS = 131_072
+"""Larger tables are streamed piece by piece: 200 MB of 384 float32 entries."""
+
 PARQUET_OPTIONS: dict[str, Any] = {
     # Floats of unit vectors neither repeat nor compress: dictionary and codec only cost time.
     "compression": "none",
@@ -119,6 +122,20 @@ def read_embeddings(
     )
 
 
+def read_identity(path: str | Path) -> EncoderIdentity:
+    """Return the encoder of an embeddings table without reading its vectors.
+
+    Raises:
+        InputError: nothing there, or a file that cannot be read.
+    """
+    fs, files = data_files(str(path))
+    try:
+        with fs.open(files[0], "rb") as stream:
+            return identity_of(pq.read_schema(stream), files[0])
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{files[0]}: cannot be read (truncated or of another type?): {error}") from None
+
+
 def _read(uri: str) -> tuple[pa.Table, EncoderIdentity]:
     fs, files = data_files(uri)
     tables: list[pa.Table] = []
@@ -155,6 +172,6 @@ def write_embeddings(table: EmbeddingTable, folder: Path) -> None:
     write_table(
         arrow,
         str(folder / PART),
-        row_group_rows=max(arrow.num_rows, 1),
+        row_group_rows=ROW_GROUP_ROWS,
         parquet_options=PARQUET_OPTIONS,
     )

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.config import TradewindConfig
-from pipeline.embed import read_embeddings
+from pipeline.embedding_table import read_embeddings, read_identity
 from pipeline.layout import RunLayout
+from pipeline.log_columns import eligible_mask
 from pipeline.tables import read_table, to_polars
 from policies.bundle import EncoderIdentity
 from policies.costs import estimate_prompt_tokens
@@ -36,7 +37,7 @@ def load_prompts(layout: RunLayout, splits: Sequence[str]) -> pl.DataFrame:
 
 def encoder_identity(layout: RunLayout) -> EncoderIdentity:
     """Return the encoder that made the run's embeddings."""
-    return read_embeddings(layout.need(layout.embeddings, "embed"))[2]
+    return read_identity(layout.need(layout.embeddings, "embed"))
 
 
 def load_outcomes(layout: RunLayout, config: TradewindConfig, splits: Sequence[str]) -> OutcomeMatrix:
@@ -105,12 +106,7 @@ def feedback_arrays(
         InputError: an event's called model is not eligible.
     """
     column = {model: j for j, model in enumerate(pool.models)}
-    eligible = np.zeros((log.height, len(pool.models)), dtype=bool)
-    named = log.select("eligible").with_row_index("row").explode("eligible").drop_nulls()
-    known = named.filter(pl.col("eligible").is_in(list(pool.models)))
-    eligible[
-        known["row"].to_numpy(), known["eligible"].replace_strict(column, return_dtype=pl.Int64).to_numpy()
-    ] = True
+    eligible = eligible_mask(log, pool.models)
     actions = log["model"].replace_strict(column, return_dtype=pl.Int64).to_numpy()
     missed = np.flatnonzero(~eligible[np.arange(log.height), actions])
     if missed.size:

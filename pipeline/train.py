@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.cost_scale import reference_tau_usd, scale_costs_usd, training_tau_usd
-from pipeline.join import encoder_identity, load_feedback, load_outcomes
+from pipeline.join import encoder_identity, load_outcomes, load_pool
 from pipeline.layout import RunLayout
+from pipeline.log_columns import stream_feedback
 from pipeline.provenance import refuse_training
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
@@ -51,14 +53,21 @@ def run(config: TradewindConfig) -> RouterBundle:
     """
     layout = RunLayout.of(config)
     refuse_training(layout)
-    train, validation = (load_training_data(layout, config, (split,)) for split in (TRAIN, VALIDATION))
+    layout.need(layout.splits, "ingest")
+    with tempfile.TemporaryDirectory(prefix=".training-", dir=layout.root) as scratch:
+        return _train(config, layout, Path(scratch))
+
+
+def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterBundle:
+    parts = load_training_data(layout, config, {split: (split,) for split in (TRAIN, VALIDATION)}, scratch)
+    train, validation = parts[TRAIN], parts[VALIDATION]
     tau_usd = training_tau_usd(
         config, scale_costs_usd(train.scores, train.costs_usd), reference_tau_usd(config, train)
     )
     history = HistoryFile(layout.history)
     started = time.perf_counter()
-    with ray_session(config), tempfile.TemporaryDirectory(prefix=".training-", dir=layout.root) as scratch:
-        inputs = TrainingInputs(train, validation, tau_usd, Path(scratch), history.record)
+    with ray_session(config):
+        inputs = TrainingInputs(train, validation, tau_usd, scratch, history.record)
         trained = TRAINERS[config.policy.name](config, inputs)
     bundle = RouterBundle(
         policy=trained.policy,
@@ -84,24 +93,33 @@ def run(config: TradewindConfig) -> RouterBundle:
 
 
 def load_training_data(
-    layout: RunLayout, config: TradewindConfig, splits: tuple[str, ...]
-) -> OutcomeMatrix | LoggedFeedback:
+    layout: RunLayout, config: TradewindConfig, parts: Mapping[str, Sequence[str]], scratch: Path
+) -> dict[str, OutcomeMatrix | LoggedFeedback]:
     """Return what the configured mode may learn from: the log alone, or the full table.
 
+    Args:
+        layout: the run.
+        config: the whole configuration.
+        parts: name -> splits.
+        scratch: existing folder; the vectors of a log are mapped files below it.
+
     Raises:
-        InputError: a table is missing, or the splits hold nothing to learn from.
+        InputError: a table is missing, or a part holds nothing to learn from.
     """
     logged = config.train.mode == "logged"
-    data: OutcomeMatrix | LoggedFeedback
-    data = load_feedback(layout, config, splits) if logged else load_outcomes(layout, config, splits)
-    usable = len(data.scored()) if isinstance(data, LoggedFeedback) else len(data)
-    if usable == 0:
-        what = "scored event" if logged else "observed outcome"
-        source = layout.feedback if logged else layout.outcomes
-        raise InputError(
-            f"{source}: no {what} among the {' and '.join(splits)} prompts; "
-            "more prompts or another data.split is needed"
-        )
+    data: dict[str, OutcomeMatrix | LoggedFeedback] = {}
+    if logged:
+        data.update(stream_feedback(layout, config, load_pool(config), parts, scratch))
+    else:
+        data.update({name: load_outcomes(layout, config, splits) for name, splits in parts.items()})
+    for name, splits in parts.items():
+        if len(data[name]) == 0:
+            what = "scored event" if logged else "observed outcome"
+            source = layout.feedback if logged else layout.outcomes
+            raise InputError(
+                f"{source}: no {what} among the {' and '.join(splits)} prompts; "
+                "more prompts or another data.split is needed"
+            )
     return data
 
 

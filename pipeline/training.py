@@ -66,6 +66,10 @@ class HistoryFile:
             stream.write(json.dumps(line) + "\n")
 
 
+HASHED_STRINGS = 65_536
+"""Strings that are joined at a time."""
+
+
 def content_hash(data: OutcomeMatrix | LoggedFeedback) -> str:
     """Return a short hash of everything that a learner sees."""
     digest = hashlib.sha256()
@@ -74,7 +78,11 @@ def content_hash(data: OutcomeMatrix | LoggedFeedback) -> str:
         columns += [data.actions, data.propensities, data.eligible]
     for values in columns:
         if values.dtype.kind == "U":
-            digest.update("\x00".join(values.tolist()).encode())
+            for start in range(0, len(values), HASHED_STRINGS):
+                if start:
+                    digest.update(b"\x00")
+                digest.update("\x00".join(values[start : start + HASHED_STRINGS].tolist()).encode())
         else:
-            digest.update(np.ascontiguousarray(values).tobytes())
+            # Not `tobytes`: vectors may be a mapped file of gigabytes.
+            digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]

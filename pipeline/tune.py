@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ from policies.errors import InputError
 from policies.rllib.columns import training_columns, write_columns
 
 TAU_QUANTILE = "train.tau_quantile"
+PARTS = {split: (split,) for split in (TRAIN, VALIDATION)}
 
 
 def run(config: TradewindConfig) -> list[TrialRecord]:
@@ -112,7 +114,16 @@ def _started(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
             f"{folder.root}: holds an unfinished search; `python -m pipeline tune resume={folder.root}` goes on "
             "with it, deleting the folder gives it up"
         )
-    train, validation = (load_training_data(layout, config, (split,)) for split in (TRAIN, VALIDATION))
+    layout.need(layout.splits, "ingest")
+    with tempfile.TemporaryDirectory(prefix=".tune-", dir=layout.root) as scratch:
+        return _write_shared(config, folder, space, Path(scratch))
+
+
+def _write_shared(
+    config: TradewindConfig, folder: SearchFolder, space: SearchSpace, scratch: Path
+) -> SearchSpec:
+    parts = load_training_data(RunLayout.of(config), config, PARTS, scratch)
+    train, validation = parts[TRAIN], parts[VALIDATION]
     reference = reference_tau_usd(config, train)
     if TAU_QUANTILE in space.dimensions and config.train.tau_quantile is None:
         # The configured scale as a quantile, so that the configuration as it is can be the first trial.
@@ -148,11 +159,13 @@ def _resumed(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
         )
     spec = SearchSpec.read(folder.spec)
     layout = RunLayout.of(config)
-    for split, expected in ((TRAIN, spec.train_sha256), (VALIDATION, spec.validation_sha256)):
-        if content_hash(load_training_data(layout, spec.configuration(), (split,))) != expected:
-            raise InputError(
-                f"tune.resume={given}: the {split} data is no longer what the search began with; start anew"
-            )
+    with tempfile.TemporaryDirectory(prefix=".tune-", dir=layout.root) as scratch:
+        parts = load_training_data(layout, spec.configuration(), PARTS, Path(scratch))
+        for split, expected in ((TRAIN, spec.train_sha256), (VALIDATION, spec.validation_sha256)):
+            if content_hash(parts[split]) != expected:
+                raise InputError(
+                    f"tune.resume={given}: the {split} data is no longer what the search began with; start anew"
+                )
     if not folder.arrays.exists() and not folder.results.exists():
         raise InputError(f"tune.resume={given}: {folder.arrays} is missing; start anew")
     return spec

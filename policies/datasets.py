@@ -87,6 +87,7 @@ class LoggedFeedback:
         scores: shape (n,), NaN where the score has not (yet) arrived.
         costs_usd: shape (n,), NaN where unknown.
         completion_tokens: shape (n,), NaN where unknown.
+        n_without_outcome: events of the log that were left out because score or cost had not arrived.
     """
 
     event_ids: StrArray
@@ -102,6 +103,7 @@ class LoggedFeedback:
     scores: npt.NDArray[np.float64]
     costs_usd: npt.NDArray[np.float64]
     completion_tokens: npt.NDArray[np.float64]
+    n_without_outcome: int = 0
 
     def __len__(self) -> int:
         return len(self.event_ids)
@@ -127,7 +129,12 @@ class LoggedFeedback:
 
     def scored(self) -> Self:
         """Return the events whose score and cost have both arrived: a missing outcome is never a 0."""
-        return self.rows(np.isfinite(self.scores) & np.isfinite(self.costs_usd))
+        known = np.isfinite(self.scores) & np.isfinite(self.costs_usd)
+        # Vectors may be a mapped file of gigabytes: no copy where nothing is left out.
+        if known.all():
+            return self
+        missing = self.n_without_outcome + int((~known).sum())
+        return replace(self.rows(known), n_without_outcome=missing)
 
     def tau_usd(self) -> float:
         """Return the default cost scale: the 95th percentile of the logged costs."""

@@ -37,39 +37,41 @@ def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, bes
     """
     source = RunLayout.of(config)
     best_config = with_values(spec.configuration(), best.values)
-    data = load_training_data(source, best_config, (TRAIN, VALIDATION))
     shutil.rmtree(folder.challenger, ignore_errors=True)
     folder.challenger.mkdir(parents=True)
     layout = RunLayout(folder.challenger)
-    for name in (source.prompts.parent.name, source.embeddings.name):
-        (layout.root / name).symlink_to(Path("..") / ".." / name, target_is_directory=True)
-    with tempfile.TemporaryDirectory(prefix=".retraining-", dir=layout.root) as scratch:
-        arrays = Path(scratch) / "arrays"
+    for part in (source.prompts.parent.name, source.embeddings.name):
+        (layout.root / part).symlink_to(Path("..") / ".." / part, target_is_directory=True)
+    with tempfile.TemporaryDirectory(prefix=".retraining-", dir=layout.root) as name:
+        scratch = Path(name)
+        both = {TRAIN: (TRAIN, VALIDATION)}
+        data = load_training_data(source, best_config, both, scratch)[TRAIN]
+        arrays = scratch / "arrays"
         write_columns(arrays / TRAIN, training_columns(data))
         # Learners open both folders; nothing is judged here.
         (arrays / VALIDATION).symlink_to(arrays / TRAIN, target_is_directory=True)
-        policy = _train(spec, best, arrays, Path(scratch), HistoryFile(layout.history))
-    tau_usd = training_tau_usd(
-        best_config, scale_costs_usd(data.scores, data.costs_usd), spec.reference_tau_usd
-    )
-    bundle = RouterBundle(
-        policy=policy,
-        pool=data.pool,
-        encoder=encoder_identity(source),
-        cost_model=CostModel.fit(data),
-        tau_usd=tau_usd,
-        notes={
-            "policy": best_config.policy.name,
-            "mode": best_config.train.mode,
-            "seed": best_config.run.seed,
-            "epochs": best.best_epoch,
-            "train_rows": len(data),
-            "train_sha256": content_hash(data),
-            "trained_on": [TRAIN, VALIDATION],
-            "search": {"trial_id": best.trial_id, "validation_reward": best.reward, **best.values},
-        },
-    )
-    bundle.save(layout.policy)
+        policy = _train(spec, best, arrays, scratch, HistoryFile(layout.history))
+        tau_usd = training_tau_usd(
+            best_config, scale_costs_usd(data.scores, data.costs_usd), spec.reference_tau_usd
+        )
+        bundle = RouterBundle(
+            policy=policy,
+            pool=data.pool,
+            encoder=encoder_identity(source),
+            cost_model=CostModel.fit(data),
+            tau_usd=tau_usd,
+            notes={
+                "policy": best_config.policy.name,
+                "mode": best_config.train.mode,
+                "seed": best_config.run.seed,
+                "epochs": best.best_epoch,
+                "train_rows": len(data),
+                "train_sha256": content_hash(data),
+                "trained_on": [TRAIN, VALIDATION],
+                "search": {"trial_id": best.trial_id, "validation_reward": best.reward, **best.values},
+            },
+        )
+        bundle.save(layout.policy)
     return register.run(_as_run(config, layout, best))
 
 

@@ -40,7 +40,7 @@ def training_columns(data: OutcomeMatrix | LoggedFeedback) -> dict[str, npt.NDAr
     else:
         events = data.scored()
         columns = {
-            "embeddings": np.asarray(events.embeddings, dtype=np.float32),
+            "embeddings": np.asanyarray(events.embeddings, dtype=np.float32),
             "prompt_tokens": events.prompt_tokens.astype(np.float32),
             "actions": events.actions.astype(np.int64),
             "propensities": events.propensities.astype(np.float32),
@@ -56,10 +56,29 @@ def training_columns(data: OutcomeMatrix | LoggedFeedback) -> dict[str, npt.NDAr
 
 
 def write_columns(directory: Path, columns: dict[str, npt.NDArray]) -> None:
-    """Write one ``.npy`` per column into a new folder."""
+    """Write one ``.npy`` per column into a new folder; a column that is such a file already is linked."""
     directory.mkdir(parents=True)
     for name, values in columns.items():
-        np.save(directory / f"{name}.npy", np.ascontiguousarray(values))
+        target = directory / f"{name}.npy"
+        source = _whole_file(values)
+        if source is None or not _linked(source, target):
+            np.save(target, np.ascontiguousarray(values))
+
+
+def _whole_file(values: npt.NDArray) -> Path | None:
+    """Return the ``.npy`` file that an array maps from its first to its last value, if there is one."""
+    if not isinstance(values, np.memmap) or values.filename is None or not values.flags.c_contiguous:
+        return None
+    path = Path(values.filename)
+    return path if path.suffix == ".npy" and path.stat().st_size == values.offset + values.nbytes else None
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or a file system without links
+        return False
+    return True
 
 
 def open_columns(directory: Path) -> dict[str, Tensor]:

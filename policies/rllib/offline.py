@@ -172,13 +172,15 @@ class OfflineAlgorithm(Algorithm):
         """Build data and learners, and hand the first to the second."""
         super().setup(config)
         columns = self.offline_data.columns
-        if self.learner_group.is_remote:
-            reference = ray.put({name: values.numpy() for name, values in columns.items()})
-            results = self.learner_group.foreach_learner(_attach_reference, reference=reference)
-            for result in results:
-                result.get()
-        else:
+        if not self.learner_group.is_remote:
             self.learner_group.foreach_learner(_attach, columns=columns)
+            return
+        folder = self.offline_data.path / TRAIN
+        if all(_results(self.learner_group.foreach_learner(_sees, folder=folder))):
+            _results(self.learner_group.foreach_learner(_attach_folder, folder=folder))
+        else:
+            reference = ray.put({name: values.numpy() for name, values in columns.items()})
+            _results(self.learner_group.foreach_learner(_attach_reference, reference=reference))
 
     def training_step(self) -> None:
         """Run one epoch over the rows, shuffled anew."""
@@ -245,6 +247,20 @@ class OfflineAlgorithm(Algorithm):
 
 def _attach(learner: EpochLearner, columns: dict[str, Tensor]) -> None:
     learner.attach(columns)
+
+
+def _results(calls: Any) -> list[Any]:
+    """Return what remote learners returned, or raise what one of them raised."""
+    return [call.get() for call in calls]
+
+
+def _sees(learner: EpochLearner, folder: Path) -> bool:
+    return folder.is_dir()
+
+
+def _attach_folder(learner: EpochLearner, folder: Path) -> None:
+    # Learners on one machine, or with one file system, share the mapped pages.
+    learner.attach(open_columns(folder))
 
 
 def _attach_reference(learner: EpochLearner, reference: ray.ObjectRef) -> None:
