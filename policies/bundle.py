@@ -39,6 +39,19 @@ class EncoderIdentity:
 
 
 @dataclass(frozen=True)
+class TrainingMeans:
+    """What each model did in training, in column order.
+
+    Attributes:
+        scores: mean score; None where none was observed.
+        latencies_s: mean latency in seconds; None where none was observed.
+    """
+
+    scores: tuple[float | None, ...]
+    latencies_s: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class RouterBundle:
     """A deployable router.
 
@@ -50,6 +63,7 @@ class RouterBundle:
         tau_usd: cost scale of the reward it was trained with.
         policy_version: content hash of the artifact, empty until saved.
         notes: what training recorded (seed, mode, data hashes).
+        training_means: None in artifacts that were written without them.
     """
 
     policy: Policy
@@ -59,6 +73,7 @@ class RouterBundle:
     tau_usd: float
     policy_version: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    training_means: TrainingMeans | None = None
 
     def save(self, directory: Path) -> str:
         """Write the bundle to ``directory`` (replaced as a whole) and return its policy version."""
@@ -77,6 +92,8 @@ class RouterBundle:
                 "tau_usd": self.tau_usd,
                 "notes": self.notes,
             }
+            if self.training_means is not None:
+                body["training_means"] = asdict(self.training_means)
             (staging / "bundle.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
             version = _content_version(self.policy.kind, staging)
             (staging / "VERSION").write_text(version + "\n")
@@ -110,7 +127,12 @@ class RouterBundle:
             tau_usd=float(body["tau_usd"]),
             policy_version=(directory / "VERSION").read_text().strip(),
             notes=body["notes"],
+            training_means=_means(body.get("training_means")),
         )
+
+
+def _means(body: dict[str, Any] | None) -> TrainingMeans | None:
+    return None if body is None else TrainingMeans(tuple(body["scores"]), tuple(body["latencies_s"]))
 
 
 def _content_version(kind: str, directory: Path) -> str:

@@ -1,4 +1,4 @@
-"""The decision itself, in process: an embedding, a preference and the eligible models in, a choice out."""
+"""The decision itself, in process: an embedding, a preference and constraints in, a choice out."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.bundle import RouterBundle
+from serve.eligibility import Eligibility, NoEligibleModelError, UnknownModelsError
+from serve.exploration import draw, explored
+from serve.latency import Latencies
+from serve.question import Constraints
+from serve.sessions import Stay
+from serve.settings.decision import ExplorationSettings
 
+__all__ = ["Decider", "Decision", "NoEligibleModelError", "UnknownModelsError"]
 
-class UnknownModelsError(ValueError):
-    """The request names models that the pool does not have."""
+FloatArray = npt.NDArray[np.float64]
 
-    def __init__(self, unknown: Sequence[str], allowed: Sequence[str]) -> None:
-        self.unknown = tuple(unknown)
-        names = ", ".join(f"'{name}'" for name in unknown)
-        super().__init__(f"unknown model {names}; allowed: {', '.join(allowed)}")
-
-
-class NoEligibleModelError(ValueError):
-    """Every model that may be chosen was ruled out."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        self.reasons = dict(reasons)
-        super().__init__("no eligible model: " + "; ".join(f"{m}: {why}" for m, why in reasons.items()))
+UNCONSTRAINED = Constraints()
+NO_REASONS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -35,10 +31,14 @@ class Decision:
 
     Attributes:
         model: the chosen model.
-        propensity: probability with which it was chosen.
-        probabilities: the policy's distribution over the eligible models.
+        propensity: probability with which it was chosen among the eligible ones, exploration included.
+        probabilities: the policy's own distribution over the eligible models.
         expected_costs_usd: expected USD per call of the eligible models.
         ineligible: candidate models that were ruled out, and why.
+        expected_scores: in [0, 1], of the eligible models; None when the policy predicts none.
+        expected_latencies_s: of the eligible models, None where unknown.
+        best_cost_usd: expected cost of what always-best would have called among the eligible models.
+        kept: a session stayed with its model where a lone request would have gone to another.
     """
 
     model: str
@@ -46,6 +46,10 @@ class Decision:
     probabilities: dict[str, float]
     expected_costs_usd: dict[str, float]
     ineligible: dict[str, str]
+    expected_scores: dict[str, float] | None
+    expected_latencies_s: dict[str, float | None]
+    best_cost_usd: float
+    kept: bool = False
 
 
 class Decider:
@@ -55,6 +59,7 @@ class Decider:
         bundle: the policy artifact.
         decision: ``greedy`` takes the most probable model (propensity 1), ``sample`` draws from the policy.
         rng: source of the draws.
+        exploration: mixed into what ``decision`` says.
     """
 
     def __init__(
@@ -62,13 +67,27 @@ class Decider:
         bundle: RouterBundle,
         decision: Literal["greedy", "sample"] = "greedy",
         rng: np.random.Generator | None = None,
+        *,
+        exploration: ExplorationSettings | None = None,
     ) -> None:
         self.bundle = bundle
+        self.eligibility = Eligibility(bundle.pool)
         self._sample = decision == "sample"
+        self._exploration = exploration or ExplorationSettings()
         self._rng = rng or np.random.default_rng()
         self._models = bundle.pool.models
         self._columns = {model: column for column, model in enumerate(self._models)}
-        self._windows = np.array([s.context_window_tokens or np.inf for s in bundle.pool.specs])
+        self._prices = bundle.cost_model.prices_per_token_usd[:, 0].copy()
+        self._output_costs = bundle.cost_model.mean_output_cost_usd
+        means = bundle.training_means
+        self._trained_s: Sequence[float | None] = means.latencies_s if means else [None] * len(self._models)
+        self._mean_scores = (
+            None if means is None else np.array([np.nan if s is None else s for s in means.scores])
+        )
+
+    def check_models(self, constraints: Constraints) -> None:
+        """Raise UnknownModelsError unless the pool has every model that the constraints name."""
+        self.eligibility.check_names(constraints)
 
     def decide(
         self,
@@ -76,7 +95,11 @@ class Decider:
         preference: tuple[float, float],
         *,
         prompt_tokens: float,
-        models: Sequence[str] | None = None,
+        constraints: Constraints = UNCONSTRAINED,
+        unhealthy: Mapping[str, str] = NO_REASONS,
+        latencies: Latencies | None = None,
+        stay: Stay | None = None,
+        explore: bool = True,
     ) -> Decision:
         """Return a decision for one prompt.
 
@@ -84,59 +107,101 @@ class Decider:
             embedding: shape (d,).
             preference: (w_quality, w_cost) on the simplex.
             prompt_tokens: length of what the model would be sent, tokens.
-            models: the models to choose from, None for all.
+            constraints: what rules models out.
+            unhealthy: models that cannot be called now, and why.
+            latencies: what recent calls took.
+            stay: what speaks for the session's last model.
+            explore: whether this request may explore.
 
         Raises:
-            UnknownModelsError: ``models`` names one that the pool does not have.
-            NoEligibleModelError: the prompt fits no candidate's context window.
+            UnknownModelsError: the constraints name models that the pool does not have.
+            NoEligibleModelError: every model is ruled out.
         """
-        eligible, ineligible = self._eligible(models, prompt_tokens)
-        tokens = np.array([prompt_tokens])
-        row = self.bundle.policy.action_probabilities(
-            embedding[None, :],
-            np.array([preference], dtype=np.float32),
-            eligible[None, :],
-            prompt_tokens=tokens,
-        )[0]
-        costs = self.bundle.cost_model.expected_costs_usd(tokens, 1)[0]
-        chosen = self._draw(row) if self._sample else int(row.argmax())
-        kept = np.flatnonzero(eligible).tolist()
+        judged = self.bundle.policy.judge(embedding, preference, prompt_tokens)
+        costs = None if judged is None else judged.costs_usd
+        if costs is None:
+            costs = prompt_tokens * self._prices + self._output_costs
+        latencies_s = self._latencies_s(latencies)
+        eligible, ineligible = self.eligibility.eligible(
+            constraints, prompt_tokens, costs, latencies_s, unhealthy
+        )
+        if judged is None:
+            policy = self._policy_row(embedding, preference, prompt_tokens, eligible)
+            # Smooth where the policy's own distribution is: its logits, in its own unit.
+            values = np.log(np.maximum(policy, 1e-300))
+        else:
+            values = np.where(eligible, judged.values, -np.inf)
+            policy = _one_hot(values)
+        base = policy if self._sample else _one_hot(policy)
+        kept = False
+        if stay is not None:
+            base, kept = self._kept(stay, base, None if judged is None else values, eligible, preference[1])
+        drawn = explored(base, values, eligible, self._exploration) if explore else base
+        chosen = int(drawn.argmax())
+        if drawn[chosen] < 1.0:
+            chosen = draw(drawn, self._rng)
+        columns = range(len(self._models)) if eligible.all() else np.flatnonzero(eligible).tolist()
+        names = self._models
+        policy_list, cost_list = policy.tolist(), costs.tolist()
+        scores = None if judged is None else judged.scores.tolist()
         return Decision(
-            model=self._models[chosen],
-            propensity=float(row[chosen]) if self._sample else 1.0,
-            probabilities={self._models[k]: float(row[k]) for k in kept},
-            expected_costs_usd={self._models[k]: float(costs[k]) for k in kept},
+            model=names[chosen],
+            propensity=float(drawn[chosen]),
+            probabilities={names[k]: policy_list[k] for k in columns},
+            expected_costs_usd={names[k]: cost_list[k] for k in columns},
             ineligible=ineligible,
+            expected_scores=None if scores is None else {names[k]: scores[k] for k in columns},
+            expected_latencies_s={names[k]: latencies_s[k] for k in columns},
+            best_cost_usd=cost_list[self._best(eligible, costs)],
+            kept=kept,
         )
 
-    def check_models(self, models: Sequence[str] | None) -> None:
-        """Raise UnknownModelsError unless the pool has all ``models``."""
-        unknown = [model for model in models or () if model not in self._columns]
-        if unknown:
-            raise UnknownModelsError(unknown, self._models)
+    def _policy_row(
+        self,
+        embedding: npt.NDArray[np.float32],
+        preference: tuple[float, float],
+        prompt_tokens: float,
+        eligible: npt.NDArray[np.bool_],
+    ) -> FloatArray:
+        w = np.array([preference], dtype=np.float32)
+        row: FloatArray = self.bundle.policy.action_probabilities(
+            embedding[None, :], w, eligible[None, :], prompt_tokens=np.array([prompt_tokens])
+        )[0]
+        return row
 
-    def _eligible(
-        self, models: Sequence[str] | None, prompt_tokens: float
-    ) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
-        self.check_models(models)
-        candidates = np.ones(len(self._models), dtype=bool)
-        if models is not None:
-            candidates[:] = False
-            candidates[[self._columns[model] for model in models]] = True
-        fits = prompt_tokens <= self._windows
-        ineligible = {
-            self._models[k]: (
-                f"about {prompt_tokens:.0f} prompt tokens exceed its context window of {self._windows[k]:.0f}"
-            )
-            for k in np.flatnonzero(candidates & ~fits)
-        }
-        eligible = candidates & fits
-        if not eligible.any():
-            raise NoEligibleModelError(ineligible)
-        return eligible, ineligible
+    def _kept(
+        self,
+        stay: Stay,
+        base: FloatArray,
+        values: FloatArray | None,
+        eligible: npt.NDArray[np.bool_],
+        w_cost: float,
+    ) -> tuple[FloatArray, bool]:
+        """Return the base distribution of a session, and whether the last model kept it against the policy."""
+        column = self._columns.get(stay.model)
+        if column is None or not eligible[column]:
+            return base, False
+        # A policy without values cannot tell what a switch would gain: the session stays.
+        if values is not None:
+            gain = float(values.max() - values[column])
+            if gain > stay.worth(float(self._prices[column]), w_cost, self.bundle.tau_usd):
+                return base, False
+        kept = np.zeros(len(base))
+        kept[column] = 1.0
+        return kept, bool(base[column] < 1.0)
 
-    def _draw(self, probabilities: npt.NDArray[np.float64]) -> int:
-        cumulative = probabilities.cumsum()
-        # side="right" skips columns of probability 0, whose cumulative value equals their predecessor's.
-        index = int(np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right"))
-        return min(index, int(np.flatnonzero(probabilities)[-1]))
+    def _best(self, eligible: npt.NDArray[np.bool_], costs: FloatArray) -> int:
+        """Return the column that always-best calls: the best mean score in training, else the dearest."""
+        by = costs if self._mean_scores is None else np.nan_to_num(self._mean_scores, nan=-1.0)
+        return int(np.where(eligible, by, -np.inf).argmax())
+
+    def _latencies_s(self, recent: Latencies | None) -> Sequence[float | None]:
+        if not recent:
+            return self._trained_s
+        return [recent.expected_s(m, trained) for m, trained in zip(self._models, self._trained_s)]
+
+
+def _one_hot(values: FloatArray) -> FloatArray:
+    row = np.zeros(len(values))
+    row[values.argmax()] = 1.0
+    return row

@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 
+class BadEmbeddingError(ValueError):
+    """The request's embedding is not one of the served encoder."""
+
+
 @dataclass(frozen=True)
 class Constraints:
     """What rules models out.
@@ -43,6 +47,7 @@ class Question:
         session_id: conversation that this turn belongs to.
         metadata: the caller's own labels, kept with the decision.
         retry_of: the decision whose model failed, when this one replaces it.
+        key_id: whose request it is, None without API keys.
     """
 
     text: str
@@ -53,3 +58,4 @@ class Question:
     session_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_of: str | None = None
+    key_id: str | None = None

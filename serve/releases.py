@@ -21,11 +21,13 @@ class Release:
         bundle: the policy artifact.
         decider: decides with it.
         embedder: the encoder that the policy was trained on; releases with the same encoder share it.
+        name: ``champion`` or ``canary``.
     """
 
     bundle: RouterBundle
     decider: Decider
     embedder: Embedder
+    name: str = "champion"
 
     @classmethod
     def load(cls, settings: ServeSettings) -> Self:
@@ -49,7 +51,9 @@ class Release:
             max_batch_size=settings.max_batch_size,
             batch_wait_s=settings.batch_wait_s,
         )
-        return cls(bundle, Decider(bundle, settings.decision), embedder)
+        return cls(
+            bundle, Decider(bundle, settings.decision, exploration=settings.routing.exploration), embedder
+        )
 
 
 class Releases:

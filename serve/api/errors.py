@@ -9,7 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from serve.decider import NoEligibleModelError, UnknownModelsError
+from serve.eligibility import NoEligibleModelError, UnknownModelsError
+from serve.question import BadEmbeddingError
 from serve.schemas import ErrorAnswer, ErrorBody, ErrorDetail
 
 MAX_DETAILS = 20
@@ -54,10 +55,26 @@ def parsed(model: type[Body], body: bytes, max_bytes: int) -> Body:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        details = _details(error)
-        first = details[0]
-        message = f"{first.param}: {first.message}" if first.param else first.message
-        raise ApiError(422, "invalid_request", message, first.param, details) from None
+        raise _invalid(error) from None
+
+
+def checked(model: type[Body], values: object) -> Body:
+    """Return a checked part of a parsed body.
+
+    Raises:
+        ApiError: 422 with the fields.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    details = _details(error)
+    first = details[0]
+    message = f"{first.param}: {first.message}" if first.param else first.message
+    return ApiError(422, "invalid_request", message, first.param, details)
 
 
 def too_long(found: str, allowed: str, param: str | None) -> ApiError:
@@ -79,15 +96,6 @@ def handle_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ApiError) -> Response:
         return json_answer(ErrorAnswer(error=error.body), error.status, error.headers)
 
-    @app.exception_handler(UnknownModelsError)
-    async def unknown_models(request: Request, error: UnknownModelsError) -> Response:
-        return await refused(request, ApiError(422, "unknown_model", str(error), "models"))
-
-    @app.exception_handler(NoEligibleModelError)
-    async def no_model(request: Request, error: NoEligibleModelError) -> Response:
-        details = [ErrorDetail(param=None, message=f"{model}: {why}") for model, why in error.reasons.items()]
-        return await refused(request, ApiError(422, "no_eligible_model", str(error), None, details))
-
     @app.exception_handler(RequestValidationError)
     async def bad_parameters(request: Request, error: RequestValidationError) -> Response:
         details = [
@@ -98,11 +106,35 @@ def handle_errors(app: FastAPI) -> None:
         message = f"{first.param}: {first.message}"
         return await refused(request, ApiError(422, "invalid_request", message, first.param, details))
 
+    async def impossible(request: Request, error: Exception) -> Response:
+        return await refused(request, refusal(error))
+
+    for kind in (UnknownModelsError, NoEligibleModelError, BadEmbeddingError):
+        app.add_exception_handler(kind, impossible)
+
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         response = await refused(request, ApiError(error.status_code, "http_error", str(error.detail)))
         response.headers.update(error.headers or {})
         return response
+
+
+def refusal(error: Exception) -> ApiError:
+    """Return what a caller is told of an error of routing.
+
+    Raises:
+        Exception: the error itself, when it is none that a caller can act upon.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UnknownModelsError):
+        return ApiError(422, "unknown_model", str(error), error.param)
+    if isinstance(error, BadEmbeddingError):
+        return ApiError(422, "invalid_request", str(error), "embedding")
+    if isinstance(error, NoEligibleModelError):
+        details = [ErrorDetail(param=None, message=f"{model}: {why}") for model, why in error.reasons.items()]
+        return ApiError(422, "no_eligible_model", str(error), None, details)
+    raise error
 
 
 def _details(error: ValidationError) -> list[ErrorDetail]:

@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.decider import Decider, NoEligibleModelError, UnknownModelsError
+from serve.question import Constraints
 
 QUALITY = (1.0, 0.0)
+
+
+def only(models: list[str]) -> Constraints:
+    return Constraints(models=tuple(models))
+
+
 EMBEDDING = np.random.default_rng(0).standard_normal(384).astype(np.float32)
 
 
@@ -32,7 +39,9 @@ def test_expected_costs_are_the_cost_models(bundle):
 
 
 def test_only_named_models_are_eligible(bundle):
-    decision = Decider(bundle).decide(EMBEDDING, QUALITY, prompt_tokens=10, models=["tiny", "large"])
+    decision = Decider(bundle).decide(
+        EMBEDDING, QUALITY, prompt_tokens=10, constraints=only(["tiny", "large"])
+    )
     assert set(decision.probabilities) == {"tiny", "large"}
     assert sum(decision.probabilities.values()) == pytest.approx(1.0)
 
@@ -49,13 +58,13 @@ def test_a_prompt_that_just_fits_is_eligible(bundle):
 
 def test_nothing_eligible_names_each_reason(bundle):
     with pytest.raises(NoEligibleModelError) as caught:
-        Decider(bundle).decide(EMBEDDING, QUALITY, prompt_tokens=5_000, models=["small", "tiny"])
+        Decider(bundle).decide(EMBEDDING, QUALITY, prompt_tokens=5_000, constraints=only(["small", "tiny"]))
     assert set(caught.value.reasons) == {"small", "tiny"}
 
 
 def test_unknown_models_are_named(bundle):
     with pytest.raises(UnknownModelsError, match="'gpt'"):
-        Decider(bundle).decide(EMBEDDING, QUALITY, prompt_tokens=10, models=["tiny", "gpt"])
+        Decider(bundle).decide(EMBEDDING, QUALITY, prompt_tokens=10, constraints=only(["tiny", "gpt"]))
 
 
 def test_sampling_follows_the_policy_and_reports_its_probability(bundle):

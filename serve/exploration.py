@@ -1,0 +1,53 @@
+"""Exploration whose every propensity is exact: one distribution, one draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.settings.decision import ExplorationSettings
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def explored(
+    base: FloatArray, values: FloatArray, eligible: npt.NDArray[np.bool_], settings: ExplorationSettings
+) -> FloatArray:
+    """Return the distribution that the endpoint draws from, shape (K,).
+
+    With ``p`` the exploring share of requests and ``e`` what those draw from, a request is answered from
+    ``(1 - p) base + p e``: the coin is part of the distribution, so that the propensity of a model is the same
+    whichever side it fell on. A floor f then mixes in the uniform u over the m eligible models,
+    ``(1 - m f) q + m f u``, which gives each at least f.
+
+    Args:
+        base: shape (K,), what would be drawn from without exploration; 0 for ineligible models.
+        values: shape (K,), what the policy ranks models by, in units of the reward.
+        eligible: shape (K,), at least one True.
+        settings: what to do.
+    """
+    if settings.kind == "none":
+        return base
+    uniform = eligible / eligible.sum()
+    if settings.kind == "epsilon":
+        exploring = (1.0 - settings.epsilon) * base + settings.epsilon * uniform
+    else:
+        exploring = _softmax(values, eligible, settings.temperature)
+    share = settings.traffic_percent / 100.0
+    mixed = (1.0 - share) * base + share * exploring
+    weight = min(settings.propensity_floor * float(eligible.sum()), 1.0)
+    return (1.0 - weight) * mixed + weight * uniform
+
+
+def draw(probabilities: FloatArray, rng: np.random.Generator) -> int:
+    """Return a column drawn from a distribution, shape (K,); one of probability 0 never comes."""
+    cumulative = probabilities.cumsum()
+    # side="right" skips columns of probability 0, whose cumulative value equals their predecessor's.
+    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return min(index, int(np.flatnonzero(probabilities)[-1]))
+
+
+def _softmax(values: FloatArray, eligible: npt.NDArray[np.bool_], temperature: float) -> FloatArray:
+    scaled = np.where(eligible, values / temperature, -np.inf)
+    weights = np.exp(scaled - scaled.max())
+    return weights / weights.sum()
