@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from serve.access.access import Access
+from serve.access.keys import read_keys
+from serve.control import Control, ControlState
+from serve.gateway.gateway import Gateway
 from serve.journal.journal import Journal
 from serve.metrics import Metrics
 from serve.releases import Release, Releases
@@ -26,6 +29,7 @@ class Runtime:
         service: decides.
         metrics: figures for Prometheus.
         access: checks callers.
+        gateway: answers chat requests with the models of the pool.
     """
 
     settings: ServeSettings
@@ -34,18 +38,30 @@ class Runtime:
     service: RoutingService
     metrics: Metrics
     access: Access
+    gateway: Gateway
 
     @classmethod
-    def open(cls, settings: ServeSettings) -> Self:
+    def open(cls, settings: ServeSettings, control: Control | None = None) -> Self:
         """Load what the settings name.
 
+        Args:
+            settings: as checked.
+            control: what the replicas have in common; None when this is the only one.
+
         Raises:
-            InputError: there is no such policy, or its encoder is not available.
+            InputError: there is no such policy, its encoder is not available, or bad keys.
         """
+        ring = read_keys(settings.access)
+        control = control or ControlState(settings.access, ring)
+        access = Access(settings.access, ring, control, settings.replicas_at_most)
         releases = Releases(Release.load(settings))
         journal = Journal.open(settings.log)
         metrics = Metrics(settings.metrics.propensity_floor)
-        return cls(settings, releases, journal, RoutingService(releases), metrics, Access())
+        service = RoutingService(releases, journal, metrics, settings.routing.sessions)
+        gateway = Gateway.open(
+            settings.gateway, releases.champion.bundle.pool, service, journal, metrics, access
+        )
+        return cls(settings, releases, journal, service, metrics, access, gateway)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -53,4 +69,6 @@ class Runtime:
         async with AsyncExitStack() as stack:
             stack.callback(self.journal.close)
             await stack.enter_async_context(self.metrics.flushing(self.settings.metrics.flush_s))
+            await stack.enter_async_context(self.access.running())
+            await stack.enter_async_context(self.gateway.running())
             yield

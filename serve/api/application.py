@@ -9,9 +9,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve.api.console import console_routes
 from serve.api.chat import chat_routes
+from serve.api.console import console_routes
+from serve.api.door import Door
 from serve.api.errors import handle_errors
+from serve.api.feedback import feedback_routes
 from serve.api.route import route_routes
 from serve.runtime import Runtime
 from serve.schemas import openapi_components
@@ -32,9 +34,17 @@ def create_app(runtime: Runtime) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(route_routes(runtime))
+    app.include_router(feedback_routes(runtime))
     app.include_router(chat_routes(runtime))
     app.include_router(console_routes(runtime))
     handle_errors(app)
+    app.add_middleware(
+        Door,
+        access=runtime.access,
+        metrics=runtime.metrics,
+        max_in_flight=runtime.settings.max_ongoing_requests,
+        max_body_bytes=runtime.settings.access.max_body_bytes,
+    )
     _complete_openapi(app)
     return app
 

@@ -8,8 +8,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policies.errors import InputError
+from serve.settings.access import AccessSettings
+from serve.settings.decision import RoutingSettings
+from serve.settings.gateway import GatewaySettings
 from serve.settings.log import DecisionLogSettings
 from serve.settings.metrics import MetricsSettings
+from serve.settings.scaling import ScalingSettings
 
 
 class ServeSettings(BaseModel):
@@ -46,17 +50,28 @@ class ServeSettings(BaseModel):
     decision: Literal["greedy", "sample"] = Field(
         default="greedy", description="the most probable model, or a draw from the policy"
     )
+    routing: RoutingSettings = RoutingSettings()
     log: DecisionLogSettings = DecisionLogSettings()
+    gateway: GatewaySettings = GatewaySettings()
     num_replicas: int = Field(default=1, ge=1)
     num_cpus_per_replica: float = Field(default=1.0, gt=0.0)
-    max_ongoing_requests: int = Field(default=64, ge=1, description="requests in flight per replica")
+    max_ongoing_requests: int = Field(
+        default=256, ge=1, description="requests in flight per replica; more are refused with 503"
+    )
     metrics: MetricsSettings = MetricsSettings()
+    access: AccessSettings = AccessSettings()
+    scaling: ScalingSettings = ScalingSettings()
 
     @model_validator(mode="after")
     def _one_source(self) -> ServeSettings:
         if self.bundle is None and self.tracking_uri is None:
             raise ValueError("give bundle (a policy artifact) or tracking_uri (an MLflow registry)")
         return self
+
+    @property
+    def replicas_at_most(self) -> int:
+        """How many replicas there can be."""
+        return max(self.num_replicas, self.scaling.max_replicas or 0)
 
     @classmethod
     def parse(cls, values: dict[str, object]) -> ServeSettings:
@@ -72,5 +87,7 @@ class ServeSettings(BaseModel):
             lines = []
             for problem in error.errors():
                 key = ".".join(str(part) for part in problem["loc"])
-                lines.append(f"{key}={problem['input']!r}: {problem['msg']}" if key else problem["msg"])
+                # A key may stand where its hash belongs: what an entry of keys holds is not repeated.
+                value = "" if key.startswith("access.") else f"={problem['input']!r}"
+                lines.append(f"{key}{value}: {problem['msg']}" if key else problem["msg"])
             raise InputError("serve settings: " + "; ".join(lines)) from None
