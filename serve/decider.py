@@ -121,7 +121,7 @@ class Decider:
         costs = None if judged is None else judged.costs_usd
         if costs is None:
             costs = prompt_tokens * self._prices + self._output_costs
-        latencies_s = self._latencies_s(latencies)
+        latencies_s = self.latencies_s(latencies)
         eligible, ineligible = self.eligibility.eligible(
             constraints, prompt_tokens, costs, latencies_s, unhealthy
         )
@@ -152,7 +152,7 @@ class Decider:
             ineligible=ineligible,
             expected_scores=None if scores is None else {names[k]: scores[k] for k in columns},
             expected_latencies_s={names[k]: latencies_s[k] for k in columns},
-            best_cost_usd=cost_list[self._best(eligible, costs)],
+            best_cost_usd=cost_list[self.best(eligible, costs)],
             kept=kept,
         )
 
@@ -190,12 +190,13 @@ class Decider:
         kept[column] = 1.0
         return kept, bool(base[column] < 1.0)
 
-    def _best(self, eligible: npt.NDArray[np.bool_], costs: FloatArray) -> int:
+    def best(self, eligible: npt.NDArray[np.bool_], costs: FloatArray) -> int:
         """Return the column that always-best calls: the best mean score in training, else the dearest."""
         by = costs if self._mean_scores is None else np.nan_to_num(self._mean_scores, nan=-1.0)
         return int(np.where(eligible, by, -np.inf).argmax())
 
-    def _latencies_s(self, recent: Latencies | None) -> Sequence[float | None]:
+    def latencies_s(self, recent: Latencies | None) -> Sequence[float | None]:
+        """Return the expected latency of each model, None where unknown."""
         if not recent:
             return self._trained_s
         return [recent.expected_s(m, trained) for m, trained in zip(self._models, self._trained_s)]
