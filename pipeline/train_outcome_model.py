@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.config import TradewindConfig
@@ -14,6 +17,7 @@ from pipeline.console import progress
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.validation import DialValidator
 from policies.outcome_model.algorithm import OutcomeModelAlgorithm, OutcomeModelConfig
+from policies.outcome_model.learner import dense_outcomes
 from policies.outcome_model.policy import OutcomeModelPolicy
 from policies.rllib.columns import TRAIN, VALIDATION, open_columns, training_columns, write_columns
 from policies.rllib.offline import TrainingDivergedError
@@ -64,10 +68,12 @@ def algorithm_config(
             token_scale=policy.token_scale,
             input_dropout=policy.input_dropout,
             length_weight=policy.length_weight,
+            topics=policy.topics,
             hidden=by_mode.hidden,
             dropout=by_mode.dropout,
             weight_decay=by_mode.weight_decay,
             interaction_decay=by_mode.interaction_decay,
+            topic_share=by_mode.topic_share,
             epochs=by_mode.epochs,
             **online,
         )
@@ -81,7 +87,8 @@ def algorithm_config(
 def train_outcome_model(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:
     """Train the outcome model and return the router of the last epoch.
 
-    The learning rate's cycle and the decay do what early stopping would; validation prompts are only measured.
+    The learning rate's cycle and the decay do what early stopping would; validation prompts only fit the share
+    of topics in the blend.
     A loss or weight that stops being finite ends training at the named step with the last good epoch.
 
     Raises:
@@ -100,31 +107,44 @@ def train_outcome_model(config: TradewindConfig, data: TrainingInputs) -> Traine
         policy, notes = _fit(data, algorithm, settings.epochs)
     finally:
         algorithm.stop()
-    validator = DialValidator.of(
-        open_columns(arrays / VALIDATION), open_columns(arrays / TRAIN), data.tau_usd
-    )
-    return TrainedPolicy(policy, {**notes, "validation_reward": validator.mean_reward_of(policy)})
+    policy = _blended(policy, open_columns(arrays / VALIDATION))
+    return TrainedPolicy(policy, {**notes, "validation_reward": _validation_reward(data, arrays, policy)})
 
 
 def _fit(
     data: TrainingInputs, algorithm: OutcomeModelAlgorithm, epochs: int
 ) -> tuple[OutcomeModelPolicy, dict[str, Any]]:
-    models = data.train.pool.models
-    policy: OutcomeModelPolicy | None = None
+    good: dict[str, npt.NDArray] | None = None
     stopped, epoch = "epochs", 0
     with progress(epochs, "train", unit="epoch") as bar:
         for epoch in range(1, epochs + 1):
             try:
                 result = algorithm.train()
             except TrainingDivergedError as error:
-                if policy is None:
+                if good is None:
                     raise
                 log.warning("training diverged at %s; keeping the policy of epoch %d", error, epoch - 1)
+                algorithm.set_weights(good)
                 stopped, epoch = f"diverged: {error}", epoch - 1
                 break
-            policy = algorithm.policy(models)
+            good = algorithm.weights()
             data.record({"epoch": epoch, **{key: result[key] for key in HISTORY_KEYS}})
             bar.update()
             bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
-    assert policy is not None
+    policy = algorithm.policy(data.train.pool.models)
     return policy, {"epochs": epoch, "stopped": stopped, "revealed": result["revealed"]}
+
+
+def _blended(policy: OutcomeModelPolicy, columns: dict[str, torch.Tensor]) -> OutcomeModelPolicy:
+    host = dense_outcomes({name: values.numpy() for name, values in columns.items()}, len(policy.models))
+    return policy.with_fitted_share(host["embeddings"], host["prompt_tokens"], host["scores"])
+
+
+def _validation_reward(data: TrainingInputs, arrays: Path, policy: OutcomeModelPolicy) -> float:
+    columns = open_columns(arrays / VALIDATION)
+    # The validator leaves prompts out; their lengths ride along as one more entry of the vector.
+    columns["embeddings"] = torch.cat([columns["embeddings"], columns["prompt_tokens"][:, None]], dim=1)
+    validator = DialValidator.of(columns, open_columns(arrays / TRAIN), data.tau_usd)
+    embeddings, tokens = validator.embeddings[:, :-1].contiguous(), validator.embeddings[:, -1]
+    validator = replace(validator, embeddings=embeddings)
+    return validator.mean_reward_of(policy, tokens.numpy().astype(np.float64))

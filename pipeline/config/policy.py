@@ -40,6 +40,7 @@ class OutcomeModelByMode(Config):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     weight_decay: NonNegative = Field(description="decoupled decay of trunk and shared directions")
     interaction_decay: NonNegative = Field(description="decoupled decay of the per-model interactions")
+    topic_share: Fraction = Field(description="share of mean scores per topic in the predicted scores")
     epochs: Count = Field(description="length of training: one cycle of the learning rate")
     min_steps_per_epoch: Count = Field(description="gradient steps that small data take, in smaller batches")
 
@@ -61,6 +62,9 @@ class OutcomeModelSettings(Config):
     token_scale: Positive = Field(description="standard deviation of the log prompt tokens among the inputs")
     input_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     length_weight: NonNegative = Field(description="weight of the cost loss beside the score loss")
+    topics: Count = Field(
+        description="clusters of prompts at most, in which each model's mean score is taken"
+    )
     lr: Positive = Field(description="peak of the learning rate's cycle")
     batch_size: Count = Field(description="largest number of rows in one gradient step")
     logged: OutcomeModelByMode

@@ -7,8 +7,10 @@ from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from policies.outcome_model.learner import OutcomeModelLearner
@@ -33,6 +35,8 @@ class OutcomeModelConfig(OfflineConfig):
         self.length_weight = 0.3
         self.weight_decay = 0.01
         self.interaction_decay = 0.1
+        self.topics = 60
+        self.topic_share = 0.3
         self.epochs = 30
         self.epochs_per_round = 3
         self.visits_per_round = 10
@@ -54,6 +58,8 @@ class OutcomeModelConfig(OfflineConfig):
         length_weight: float = NotProvided,
         weight_decay: float = NotProvided,
         interaction_decay: float = NotProvided,
+        topics: int = NotProvided,
+        topic_share: float = NotProvided,
         epochs: int = NotProvided,
         epochs_per_round: int = NotProvided,
         visits_per_round: int = NotProvided,
@@ -74,6 +80,8 @@ class OutcomeModelConfig(OfflineConfig):
             length_weight: weight of the cost loss beside the score loss.
             weight_decay: decoupled decay of trunk and shared directions.
             interaction_decay: decoupled decay of the per-model interactions.
+            topics: clusters of prompts at most, by k-means on the projected embeddings.
+            topic_share: share of the models' mean scores per topic in the predicted scores; 0 for none.
             epochs: length of the training, over which the learning rate makes one cycle.
             epochs_per_round: epochs between two rounds of visits (simulated online).
             visits_per_round: visits of each prompt in a round (simulated online).
@@ -128,6 +136,15 @@ class OutcomeModelAlgorithm(OfflineAlgorithm):
     def get_default_config(cls) -> AlgorithmConfig:
         """Return the default configuration."""
         return OutcomeModelConfig()
+
+    def weights(self) -> dict[str, npt.NDArray]:
+        """Return a copy of the network's weights, for :meth:`set_weights`."""
+        # On the host the arrays are views of the tensors that training goes on writing to.
+        return {name: np.array(values) for name, values in self.module_state().items()}
+
+    def set_weights(self, weights: dict[str, npt.NDArray]) -> None:
+        """Put the network's weights back; what has been revealed stays."""
+        self.learner_group.set_weights({DEFAULT_MODULE_ID: weights})
 
     def policy(self, models: tuple[str, ...]) -> OutcomeModelPolicy:
         """Return the current outcome model as a router over ``models``, in column order."""

@@ -65,9 +65,13 @@ class ContextFeatures:
         """Geometric mean of the training prompts' tokens: stands in where a length is unknown."""
         return float(np.exp(self.log_tokens_mean))
 
+    def project(self, embeddings: FloatArray) -> npt.NDArray[np.float32]:
+        """Return the inputs that the embedding alone decides, shape (n, p)."""
+        return ((embeddings - self.mean) @ self.basis).astype(np.float32)
+
     def transform(self, embeddings: FloatArray, prompt_tokens: FloatArray) -> npt.NDArray[np.float32]:
         """Return inputs, shape (n, p + 1)."""
-        projected = (embeddings - self.mean) @ self.basis
+        projected = self.project(embeddings)
         lengths = np.zeros(len(embeddings))
         if self.log_tokens_std > 0:
             lengths = (np.log(np.maximum(prompt_tokens, 1.0)) - self.log_tokens_mean) / self.log_tokens_std

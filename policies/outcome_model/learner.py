@@ -14,17 +14,14 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 from torch.nn import functional
 
-from policies.outcome_model.cost_term import expected_cost_term
+from policies.outcome_model.calibration import RevealedOutcomes, calibrated
 from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.policy import OutcomeModelPolicy
-from policies.preference import cost_term
+from policies.outcome_model.topics import TopicScores, distances, topic_centroids, topic_means
 from policies.rllib.offline import EpochLearner
 
 PROMPT_SHARE_CAP = 0.95
 """The prompt is never taken to explain more than this share of an observed cost: tokens are estimated."""
-
-SIGMA_INFLATION = 1.05
-"""Residuals of the training prompts are a little smaller than those of new ones."""
 
 
 class OutcomeModelLearner(EpochLearner):
@@ -40,7 +37,9 @@ class OutcomeModelLearner(EpochLearner):
         """Take the training columns, fit the features, and reveal what the mode reveals at the start."""
         super().attach(columns)
         config = self.config
-        host = _dense({name: values.cpu().numpy() for name, values in columns.items()}, config.n_models)
+        host = dense_outcomes(
+            {name: values.cpu().numpy() for name, values in columns.items()}, config.n_models
+        )
         self._features = ContextFeatures.fit(
             host["embeddings"], host["prompt_tokens"], config.components, config.token_scale
         )
@@ -48,6 +47,12 @@ class OutcomeModelLearner(EpochLearner):
         self._inputs = torch.from_numpy(
             self._features.transform(host["embeddings"], host["prompt_tokens"])
         ).to(self._device)
+        self._centroids: npt.NDArray[np.float32] | None = None
+        if config.topic_share > 0.0:
+            # Topics need no outcomes: they are the same in every round.
+            projected = self._features.project(host["embeddings"])
+            self._centroids = topic_centroids(projected, config.topics, config.seed)
+            self._labels = distances(projected, self._centroids).argmin(axis=1)
         scores, costs = host["scores"], host["costs_usd"]
         self._can_visit = np.isfinite(scores) | np.isfinite(costs)
         prompt_cost = host["prompt_tokens"][:, None] * np.asarray(config.input_price_per_token_usd)
@@ -145,24 +150,20 @@ class OutcomeModelLearner(EpochLearner):
             input_price_per_token_usd=np.asarray(self.config.input_price_per_token_usd, dtype=np.float64),
             tau_usd=self.config.tau_usd,
         )
-        return self._calibrated(plain)
-
-    def _calibrated(self, policy: OutcomeModelPolicy) -> OutcomeModelPolicy:
-        """Set residual deviations and the ratio of observed to predicted cost terms from revealed entries."""
-        embeddings, tokens = self._host["embeddings"], self._host["prompt_tokens"]
-        seen = self._revealed & np.isfinite(self._host["costs_usd"])
-        count = seen.sum(axis=0)
-        log_cost = policy.log_output_costs(policy.outputs(embeddings, tokens))
-        residual = np.where(seen, self._log_output_cost - log_cost, 0.0)
-        pooled = np.sqrt((residual**2).sum() / max(1, seen.sum()))
-        # With fewer than a handful of costs a model's own deviation is noise; the pool's stands in.
-        sigma = np.where(count >= 5, np.sqrt((residual**2).sum(axis=0) / np.maximum(count, 1)), pooled)
-        sigma = np.maximum(SIGMA_INFLATION * sigma, 1e-3)
-        prompt_cost = tokens[:, None] * policy.input_price_per_token_usd
-        predicted = np.where(seen, expected_cost_term(log_cost, sigma, prompt_cost, policy.tau_usd), 0.0)
-        observed = np.where(seen, cost_term(np.nan_to_num(self._host["costs_usd"]), policy.tau_usd), 0.0)
-        ratio = np.where(count >= 5, observed.sum(axis=0) / np.maximum(predicted.sum(axis=0), 1e-12), 1.0)
-        return replace(policy, sigma=sigma, recalibration=ratio)
+        outcomes = RevealedOutcomes(
+            self._host["embeddings"],
+            self._host["prompt_tokens"],
+            self._host["scores"],
+            self._host["costs_usd"],
+            self._log_output_cost,
+            self._revealed,
+        )
+        policy, means = calibrated(plain, outcomes)
+        if self._centroids is None:
+            return policy
+        seen = self._revealed & np.isfinite(self._host["scores"])
+        scores = topic_means(self._labels, len(self._centroids), self._host["scores"], seen, means)
+        return replace(policy, topics=TopicScores(self._centroids, scores, self.config.topic_share))
 
     def _visit(self) -> None:
         rng = np.random.default_rng([self.config.seed, self._epoch])
@@ -225,7 +226,7 @@ class OutcomeModelLearner(EpochLearner):
             self._reveal(state["revealed"]["mask"])
 
 
-def _dense(columns: dict[str, npt.NDArray], n_models: int) -> dict[str, npt.NDArray]:
+def dense_outcomes(columns: dict[str, npt.NDArray], n_models: int) -> dict[str, npt.NDArray]:
     """Return embeddings, lengths and (n, K) outcomes, NaN where nothing was seen, of either column layout."""
     host = {name: columns[name] for name in ("embeddings", "prompt_tokens")}
     for name in ("scores", "costs_usd"):

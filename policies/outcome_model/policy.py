@@ -18,6 +18,7 @@ from policies.errors import InputError
 from policies.outcome_model.cost_term import expected_cost_term
 from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.row import RowModel
+from policies.outcome_model.topics import TopicScores, fitted_share
 
 CHUNK_ROWS = 8192
 """Rows in one pass: bounds the memory of a large batch."""
@@ -55,6 +56,7 @@ class OutcomeModelPolicy(Policy):
         recalibration: shape (K,), mean observed over mean predicted cost term.
         input_price_per_token_usd: shape (K,).
         tau_usd: cost scale of the reward.
+        topics: mean scores per topic, blended into every member's scores; None where too few outcomes are known.
     """
 
     kind: ClassVar[str] = "outcome_model"
@@ -70,6 +72,7 @@ class OutcomeModelPolicy(Policy):
     recalibration: npt.NDArray[np.float64]
     input_price_per_token_usd: npt.NDArray[np.float64]
     tau_usd: float
+    topics: TopicScores | None = None
 
     def named(self, models: tuple[str, ...]) -> Self:
         """Return the router with its columns named."""
@@ -100,9 +103,29 @@ class OutcomeModelPolicy(Policy):
             np.concatenate([c.member_scores for c in chunks], axis=1),
         )
 
+    def with_fitted_share(
+        self, embeddings: FloatArray, prompt_tokens: FloatArray, scores: FloatArray
+    ) -> Self:
+        """Return the router whose share of topics fits prompts that were not trained on.
+
+        Args:
+            embeddings: shape (n, d).
+            prompt_tokens: shape (n,).
+            scores: shape (n, K); NaN where not observed.
+        """
+        if self.topics is None or len(embeddings) == 0:
+            return self
+        network = replace(self, topics=None).expected_outcomes(embeddings, prompt_tokens).scores
+        topical = self.topics.predict(self.features.project(embeddings))
+        share = fitted_share(network, topical, scores, self.topics.share)
+        return replace(self, topics=replace(self.topics, share=share))
+
     def outputs(self, embeddings: FloatArray, prompt_tokens: FloatArray) -> npt.NDArray[np.floating]:
         """Return the members' score logits and standardised log output costs, shape (members, n, 2 K)."""
-        hidden = self.features.transform(embeddings, prompt_tokens) @ self.trunk + self.trunk_bias
+        return self._outputs(self.features.transform(embeddings, prompt_tokens))
+
+    def _outputs(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+        hidden = inputs @ self.trunk + self.trunk_bias
         hidden *= ndtr(hidden)  # the exact GELU, x Phi(x)
         return hidden @ self.head + self.head_bias
 
@@ -111,8 +134,11 @@ class OutcomeModelPolicy(Policy):
         return self.log_cost_mean + self.log_cost_std * outputs[..., len(self.models) :].mean(axis=0)
 
     def _predict(self, embeddings: FloatArray, tokens: FloatArray) -> ExpectedOutcomes:
-        outputs = self.outputs(embeddings, tokens)
+        inputs = self.features.transform(embeddings, tokens)
+        outputs = self._outputs(inputs)
         member_scores = expit(outputs[..., : len(self.models)].astype(np.float64))
+        if self.topics is not None:
+            member_scores += self.topics.share * (self.topics.predict(inputs[:, :-1]) - member_scores)
         log_cost = self.log_output_costs(outputs)
         prompt_cost = tokens[:, None] * self.input_price_per_token_usd
         cost_terms = expected_cost_term(log_cost, self.sigma, prompt_cost, self.tau_usd)
@@ -154,7 +180,6 @@ class OutcomeModelPolicy(Policy):
     def save(self, directory: Path) -> None:
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         arrays |= {"mean": self.features.mean, "basis": np.ascontiguousarray(self.features.basis)}
-        save_file(arrays, directory / "outcome_model.safetensors")
         numbers = {
             "log_cost_std": self.log_cost_std,
             "tau_usd": self.tau_usd,
@@ -162,6 +187,10 @@ class OutcomeModelPolicy(Policy):
             "log_tokens_std": self.features.log_tokens_std,
             "token_scale": self.features.token_scale,
         }
+        if self.topics is not None:
+            arrays |= {"topic_centroids": self.topics.centroids, "topic_scores": self.topics.scores}
+            numbers["topic_share"] = self.topics.share
+        save_file(arrays, directory / "outcome_model.safetensors")
         (directory / "outcome_model.json").write_text(json.dumps(numbers, sort_keys=True))
 
     @classmethod
@@ -183,6 +212,9 @@ class OutcomeModelPolicy(Policy):
             features=features,
             log_cost_std=numbers["log_cost_std"],
             tau_usd=numbers["tau_usd"],
+            topics=TopicScores(arrays["topic_centroids"], arrays["topic_scores"], numbers["topic_share"])
+            if "topic_share" in numbers
+            else None,
             **{name: arrays[name] for name in _ARRAYS},
         )
 
@@ -190,5 +222,5 @@ class OutcomeModelPolicy(Policy):
 _ARRAYS = tuple(
     f.name
     for f in fields(OutcomeModelPolicy)
-    if f.name not in ("models", "features", "log_cost_std", "tau_usd")
+    if f.name not in ("models", "features", "log_cost_std", "tau_usd", "topics")
 )

@@ -16,6 +16,7 @@ from scipy.special import log_ndtr, ndtr
 
 from policies.base import FloatArray, Judgement
 from policies.outcome_model.features import LENGTH_LIMIT
+from policies.outcome_model.topics import NEAREST_TOPICS
 
 if TYPE_CHECKING:
     from policies.outcome_model.policy import OutcomeModelPolicy
@@ -60,6 +61,15 @@ class RowModel:
         self._prices = policy.input_price_per_token_usd
         self._tau_usd = policy.tau_usd
         self._log_tau = math.log(policy.tau_usd)
+        self._topic_scores: FloatArray | None = None
+        if policy.topics is not None:
+            centroids = policy.topics.centroids
+            self._topic_share = policy.topics.share
+            self._topic_scores = policy.topics.scores
+            self._topic_directions = np.ascontiguousarray(-2.0 * centroids.T, dtype=np.float32)
+            offset = (centroids**2).sum(axis=1) + 2.0 * centroids @ (features.mean @ self._basis)
+            self._topic_offset = offset.astype(np.float32)
+            self._topic_near = min(NEAREST_TOPICS, len(centroids))
 
     def judge(
         self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
@@ -69,7 +79,8 @@ class RowModel:
         The expected cost is ``r (a + exp(m + sigma^2 / 2))``: the prompt's cost a and the mean of the lognormal
         whose capped mean the value is made of, with the same recalibration r.
         """
-        hidden = (embedding @ self._basis) @ self._projection
+        projected = embedding @ self._basis
+        hidden = projected @ self._projection
         hidden += self._bias
         if self._log_tokens_std > 0:
             length = (math.log(max(prompt_tokens, 1.0)) - self._log_tokens_mean) / self._log_tokens_std
@@ -79,6 +90,11 @@ class RowModel:
         outputs = (hidden @ self._head + self._head_bias).astype(np.float64)
         split = self._members * self._n_models
         scores = _logistic(outputs[:split]).reshape(self._members, self._n_models).mean(axis=0)
+        if self._topic_scores is not None:
+            away = projected @ self._topic_directions + self._topic_offset
+            near = self._topic_near
+            topical = self._topic_scores[away.argpartition(near - 1)[:near]].sum(axis=0) / near
+            scores += self._topic_share * (topical - scores)
         log_cost = self._log_mean + self._log_std * outputs[split:]
         prompt_cost = prompt_tokens * self._prices
         terms = self._cost_terms(log_cost, prompt_cost)

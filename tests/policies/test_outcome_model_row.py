@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from policies.baselines.ridge import RidgePolicy
 from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.policy import OutcomeModelPolicy
+from policies.outcome_model.topics import TopicScores
 
 D, P, H, MEMBERS = 24, 6, 16, 3
 
 
-def a_policy(seed: int = 0, n_models: int = 5, *, one_length: bool = False) -> OutcomeModelPolicy:
+def a_policy(
+    seed: int = 0, n_models: int = 5, *, one_length: bool = False, topics: int = 0
+) -> OutcomeModelPolicy:
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, scale: float = 0.5):
@@ -37,22 +40,27 @@ def a_policy(seed: int = 0, n_models: int = 5, *, one_length: bool = False) -> O
         recalibration=rng.uniform(0.7, 1.4, n_models),
         input_price_per_token_usd=rng.uniform(0, 1e-5, n_models),
         tau_usd=0.02,
+        topics=TopicScores(normal(topics, P), rng.random((topics, n_models)), 0.4) if topics else None,
     )
 
 
 POLICY = a_policy()
+WITH_TOPICS = a_policy(topics=7)
 
 
+@pytest.mark.parametrize(
+    "policy", [POLICY, WITH_TOPICS, a_policy(topics=2)], ids=["network", "topics", "two"]
+)
 @given(
     seed=st.integers(0, 2**32 - 1),
     w_cost=st.floats(0.0, 1.0),
     # Beyond tau the prompt alone exhausts the cost scale.
     tokens=st.floats(0.0, 1e6),
 )
-def test_one_row_agrees_with_the_batch(seed, w_cost, tokens):
+def test_one_row_agrees_with_the_batch(policy, seed, w_cost, tokens):
     embedding = np.random.default_rng(seed).standard_normal(D).astype(np.float32)
-    found = POLICY.judge(embedding, (1.0 - w_cost, w_cost), tokens)
-    batch = POLICY.expected_outcomes(embedding[None], np.array([tokens]))
+    found = policy.judge(embedding, (1.0 - w_cost, w_cost), tokens)
+    batch = policy.expected_outcomes(embedding[None], np.array([tokens]))
     np.testing.assert_allclose(found.scores, batch.scores[0], rtol=0, atol=2e-6)
     np.testing.assert_allclose(
         found.values,
