@@ -20,6 +20,7 @@ from pipeline.embedding_store import HASH_COLUMN, DamagedShardError, EmbeddingSt
 from pipeline.embedding_table import EmbeddingTable, read_embeddings, write_embeddings
 from pipeline.layout import RunLayout
 from pipeline.paraphrases import group_prompts
+from pipeline.served_log import check_texts, import_vectors
 from pipeline.splits import join_groups
 from pipeline.tables import read_table, write_table
 from policies.bundle import EncoderIdentity
@@ -95,6 +96,8 @@ def embed_table(
     texts = prompts["prompt"].to_pylist()
     hashes = [content_hash(text) for text in texts]
     distinct = pl.DataFrame({HASH_COLUMN: hashes, "prompt": texts}).unique(HASH_COLUMN, maintain_order=True)
+    if config.data.embeddings is not None:
+        import_vectors(config.data.embeddings, store)
     for round_ in range(ROUNDS):
         index = store.index()
         missing = distinct.join(index, on=HASH_COLUMN, how="anti", maintain_order="left")
@@ -104,6 +107,7 @@ def embed_table(
                 f"({who.name}, {who.backend})"
             )
         if missing.height:
+            check_texts(missing)
             _encode_missing(missing, store, config)
             index = store.index()
             if distinct.join(index, on=HASH_COLUMN, how="anti").height:

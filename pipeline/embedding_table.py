@@ -114,7 +114,7 @@ def read_embeddings(
     Raises:
         InputError: nothing there, a file that cannot be read, or files of two encoders.
     """
-    table, identity = _read(str(path))
+    table, identity = read_table_of_vectors(str(path))
     return (
         table["prompt_id"].to_numpy(zero_copy_only=False),
         to_matrix(table[VECTOR_COLUMN]),
@@ -136,7 +136,8 @@ def read_identity(path: str | Path) -> EncoderIdentity:
         raise InputError(f"{files[0]}: cannot be read (truncated or of another type?): {error}") from None
 
 
-def _read(uri: str) -> tuple[pa.Table, EncoderIdentity]:
+def read_table_of_vectors(uri: str) -> tuple[pa.Table, EncoderIdentity]:
+    """Read an embeddings table as it is, with its encoder; see :func:`read_embeddings`."""
     fs, files = data_files(uri)
     tables: list[pa.Table] = []
     identities: list[EncoderIdentity] = []

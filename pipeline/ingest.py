@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.layout import RunLayout
 from pipeline.provenance import Provenance, record_provenance
+from pipeline.served_log import distinct_prompts
 from pipeline.splits import SPLITS, TEST, TRAIN, VALIDATION, assign_splits
 from pipeline.tables import conform, read_table, to_polars, write_table
 from policies.errors import InputError
@@ -37,7 +40,8 @@ def run(config: TradewindConfig) -> None:
         prompts, frame, provenance = _benchmark(config, pool_file)
         spec, uri = OUTCOMES, f"data.benchmark={config.data.benchmark}"
     else:
-        prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts)
+        keep = distinct_prompts if config.data.source == "log" else None
+        prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts, keep=keep)
         spec, uri, columns = (
             (OUTCOMES, config.data.outcomes, config.data.columns.outcomes)
             if config.data.source == "tables"
@@ -84,10 +88,14 @@ def _splits(prompts: pl.DataFrame, config: TradewindConfig, provenance: Provenan
 
 
 def _read(
-    spec: TableSpec, uri: str | None, columns: dict[str, str], models: Collection[str] | None = None
+    spec: TableSpec,
+    uri: str | None,
+    columns: dict[str, str],
+    models: Collection[str] | None = None,
+    keep: Callable[[pl.DataFrame], npt.NDArray[np.bool_]] | None = None,
 ) -> pl.DataFrame:
     assert uri is not None, "the configuration guarantees a path for the source"
-    return to_polars(read_table(spec, uri, columns=columns, models=models))
+    return to_polars(read_table(spec, uri, columns=columns, models=models, keep=keep))
 
 
 def _example(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -116,13 +116,15 @@ def feedback_arrays(
             f"{event['eligible']}"
         )
     w = log.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
+    told = log["estimated_prompt_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     return LoggedFeedback(
         event_ids=log["event_id"].to_numpy().astype(str),
         prompt_ids=log["prompt_id"].to_numpy().astype(str),
         tasks=log["task"].fill_null("").to_numpy().astype(str),
         pool=pool,
         embeddings=embeddings,
-        prompt_tokens=estimate_prompt_tokens(log["prompt"].to_list()),
+        # As the router saw it, where it logged that: of a conversation, the text is an excerpt.
+        prompt_tokens=np.where(np.isnan(told), estimate_prompt_tokens(log["prompt"].to_list()), told),
         preferences=w.to_numpy().astype(np.float32),
         eligible=eligible,
         actions=actions,

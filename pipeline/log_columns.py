@@ -155,7 +155,15 @@ class EventReader:
         wanted = np.flatnonzero(part != NOT_WANTED)
         log = to_polars(table.take(wanted))
         columns = log.select(
-            "event_id", "model", "w_quality", "w_cost", "propensity", "score", "cost_usd", "completion_tokens"
+            "event_id",
+            "model",
+            "w_quality",
+            "w_cost",
+            "propensity",
+            "score",
+            "cost_usd",
+            "completion_tokens",
+            "estimated_prompt_tokens",
         ).with_columns(
             row=pl.Series(group.first_row + wanted),
             part=pl.Series(part[wanted].astype(np.int8)),
@@ -241,6 +249,7 @@ def _masks(events: pl.DataFrame, pool: ModelPool) -> npt.NDArray[np.bool_]:
 def _arrays(scored: pl.DataFrame, index: PromptIndex, pool: ModelPool) -> LoggedFeedback:
     """Return scored events without their vectors."""
     at = scored["prompt"].to_numpy()
+    told = scored["estimated_prompt_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     w = scored.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
     return LoggedFeedback(
         event_ids=_strings(scored["event_id"].to_arrow()),
@@ -248,7 +257,7 @@ def _arrays(scored: pl.DataFrame, index: PromptIndex, pool: ModelPool) -> Logged
         tasks=_strings(index.tasks.take(pa.array(at))),
         pool=pool,
         embeddings=np.empty((scored.height, 0), dtype=np.float32),
-        prompt_tokens=index.prompt_tokens[at],
+        prompt_tokens=np.where(np.isnan(told), index.prompt_tokens[at], told),
         preferences=w.to_numpy().astype(np.float32),
         eligible=_masks(scored, pool),
         actions=scored["action"].to_numpy(),

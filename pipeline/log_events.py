@@ -12,6 +12,7 @@ from pipeline.config import TradewindConfig
 from pipeline.embed import embed_table
 from pipeline.join import embeddings_of, feedback_arrays, load_prompts
 from pipeline.layout import RunLayout
+from pipeline.served_log import distinct_prompts
 from pipeline.splits import SPLITS, TRAIN, VALIDATION, text_key
 from pipeline.tables import read_table, to_polars
 from policies.bundle import RouterBundle
@@ -105,7 +106,11 @@ def _known_prompts(layout: RunLayout, config: TradewindConfig, log: pl.DataFrame
     known = load_prompts(layout, SPLITS).select("prompt_id", "prompt", "task", "split")
     if not own and config.data.prompts is not None:
         unknown = log.select("prompt_id").unique().join(known, on="prompt_id", how="anti")
-        given = to_polars(read_table(PROMPTS, config.data.prompts, columns=config.data.columns.prompts))
+        given = to_polars(
+            read_table(
+                PROMPTS, config.data.prompts, columns=config.data.columns.prompts, keep=distinct_prompts
+            )
+        )
         both = given.join(known, on="prompt_id", suffix="_run").filter(
             (pl.col("prompt") != pl.col("prompt_run")) & pl.col("prompt_id").is_in(log["prompt_id"].implode())
         )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,6 +74,7 @@ def read_table(
     *,
     columns: Mapping[str, str] | None = None,
     models: Collection[str] | None = None,
+    keep: Callable[[pl.DataFrame], npt.NDArray[np.bool_]] | None = None,
 ) -> pa.Table:
     """Read and check a table, returning exactly the columns of ``spec.schema`` in order.
 
@@ -80,6 +83,7 @@ def read_table(
         uri: file, directory or URI.
         columns: input column for a column of the contract, where the names differ (``cost_usd: price_paid``).
         models: allowed values of the ``model`` column; None allows any.
+        keep: tells of all files' rows together which to keep, shape (n,), before keys are checked.
 
     Raises:
         InputError: file, row and column of the first offence, the value and what is allowed.
@@ -89,7 +93,12 @@ def read_table(
     table = pa.concat_tables(parts)
     if table.num_rows == 0:
         raise InputError(f"{uri}: the {spec.name} table is empty")
-    _check_unique(spec, table, files, [part.num_rows for part in parts])
+    rows = [part.num_rows for part in parts]
+    if keep is not None:
+        mask = keep(to_polars(table))
+        rows = [int(part.sum()) for part in np.split(mask, np.cumsum(rows)[:-1])]
+        table = table.filter(pa.array(mask))
+    _check_unique(spec, table, files, rows)
     return table
 
 

@@ -110,6 +110,8 @@ FEEDBACK = TableSpec(
             _column("completion_tokens", pa.int64(), nullable=True),
             _column("latency_s", pa.float64(), nullable=True),
             _column("policy_version", pa.string()),
+            # Length on which the decision was made, where the router logged it: that of the whole conversation.
+            _column("estimated_prompt_tokens", pa.int64(), nullable=True),
         ]
     ),
     key=("event_id",),
@@ -122,8 +124,9 @@ FEEDBACK = TableSpec(
         "prompt_tokens": NON_NEGATIVE,
         "completion_tokens": NON_NEGATIVE,
         "latency_s": NON_NEGATIVE,
+        "estimated_prompt_tokens": NON_NEGATIVE,
     },
-    optional=("prompt_tokens", "completion_tokens", "latency_s"),
+    optional=("prompt_tokens", "completion_tokens", "latency_s", "estimated_prompt_tokens"),
     aliases={"cost": "cost_usd"},
 )
 
@@ -157,6 +160,14 @@ def embeddings_spec(dimension: int, *, half: bool = False) -> TableSpec:
         ),
         key=("prompt_id",),
     )
+
+
+UNLOGGED = "[text not logged] "
+
+
+def unlogged_prompt(prompt_id: str) -> str:
+    """Return what stands for a prompt whose vector was logged but whose text was not; like no other prompt's."""
+    return UNLOGGED + prompt_id
 
 
 ENCODER_NAME_KEY = b"tradewind.encoder_name"

@@ -86,6 +86,10 @@ class DataConfig(Config):
     prompts: PathOrUri | None = Field(description="prompts table (Parquet, CSV, JSONL; file, folder or URI)")
     outcomes: PathOrUri | None = Field(description="outcomes table: every model's score and cost")
     log: PathOrUri | None = Field(description="feedback log: one called model an event")
+    embeddings: PathOrUri | None = Field(
+        default=None,
+        description="vectors of prompts, as the endpoint's log has them; null encodes every text",
+    )
     benchmark: Benchmark | None = Field(description="public benchmark to read, see docs/loaders.md")
     path: PathOrUri | None = Field(description="its file or folder; null downloads it from the hub by name")
     columns: ColumnsConfig

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from policies.bundle import EncoderIdentity
 from policies.errors import InputError
 from serve.journal.commit import GroupCommit
 from serve.journal.ids import JOURNAL_DIGITS, DecisionIds
@@ -44,10 +47,15 @@ DATABASE = "journal.sqlite3"
 LOCK = "journal.lock"
 KEY = "decision-ids.key"
 FORMAT_VERSION = 1
+WAL_BYTES = 64 * 2**20
+"""What is left of the write-ahead log after a checkpoint."""
 BUSY_S = 30.0
 """How long a connection waits for others before it gives up."""
 
-_CHANGED = "INSERT INTO files (number, changes) VALUES (?, 1) ON CONFLICT DO UPDATE SET changes = changes + 1"
+_CHANGED = (
+    "INSERT INTO files (number, changes) VALUES (?, ?) "
+    "ON CONFLICT DO UPDATE SET changes = changes + excluded.changes"
+)
 _KNOWN = (
     f"SELECT seq, at_us, model, policy_version, release, expected_cost_usd, best_cost_usd, "
     f"{', '.join(OUTCOME_COLUMNS.values())} FROM decisions WHERE decision_id = ?"
@@ -149,18 +157,40 @@ class Journal:
             found.execute("PRAGMA query_only = ON")
         return found
 
-    def write(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
-        """Run statements in one transaction of their own and return how many rows each changed.
+    def backlog(self) -> int:
+        """Return how many recorded decisions and outcomes are not exported yet."""
+        found = self.reader.execute("SELECT SUM(changes - exported) FROM files").fetchone()[0]
+        return int(found or 0)
 
-        For upkeep; blocks the calling thread.
-        """
+    def describe_encoder(self, policy_version: str, identity: EncoderIdentity) -> None:
+        """Remember whose vectors a policy decides on; exported embeddings are told apart by it. Blocks."""
+        with self.connection() as connection, self.transaction(connection):
+            connection.execute(
+                "INSERT OR IGNORE INTO encoders VALUES (?, ?)",
+                (policy_version, json.dumps(asdict(identity), sort_keys=True)),
+            )
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection of its own, for upkeep on any thread."""
         connection = self._connect()
         try:
-            with self._transaction(connection):
-                return [connection.execute(sql, values).rowcount for sql, values in statements]
+            yield connection
         finally:
             self._opened.remove(connection)
             connection.close()
+
+    @contextmanager
+    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Run a transaction that writes, in turn with those of all processes; keep it short."""
+        with self._locked():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
 
     def close(self) -> None:
         """Write what waits and let go of the files; a temporary journal is removed. May be called again."""
@@ -178,6 +208,7 @@ class Journal:
         connection.execute("PRAGMA journal_mode = WAL")
         level = "OFF" if self._temporary else self.settings.synchronous.upper()
         connection.execute(f"PRAGMA synchronous = {level}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         return connection
 
     @contextmanager
@@ -190,20 +221,9 @@ class Journal:
         finally:
             os.close(handle)
 
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        with self._locked():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
     def _transact(self, jobs: list[Job]) -> list[OutcomeStatus]:
-        traffic, changed = TrafficChanges(), set[int]()
-        with self._transaction(self._writer):
+        traffic, changed = TrafficChanges(), Counter[int]()
+        with self.transaction(self._writer):
             results = [
                 self._join(job, traffic, changed)
                 if isinstance(job, _Told)
@@ -211,15 +231,15 @@ class Journal:
                 for job in jobs
             ]
             traffic.write(self._writer)
-            self._writer.executemany(_CHANGED, [(number,) for number in changed])
+            self._writer.executemany(_CHANGED, changed.items())
         return results
 
-    def _insert(self, row: Row, traffic: TrafficChanges, changed: set[int]) -> OutcomeStatus:
+    def _insert(self, row: Row, traffic: TrafficChanges, changed: Counter[int]) -> OutcomeStatus:
         cursor = self._writer.execute(INSERT, row)
         if cursor.rowcount == 0:
             return "duplicate"
         assert cursor.lastrowid is not None
-        changed.add((cursor.lastrowid - 1) // self.rows_per_file)
+        changed[(cursor.lastrowid - 1) // self.rows_per_file] += 1
         named = dict(zip(DECISION_COLUMNS, row))
         traffic.add(
             named["at_us"], named["model"], named["policy_version"], named["release"], decisions=1,
@@ -227,7 +247,7 @@ class Journal:
         )  # fmt: skip
         return "recorded"
 
-    def _join(self, told: _Told, traffic: TrafficChanges, changed: set[int]) -> OutcomeStatus:
+    def _join(self, told: _Told, traffic: TrafficChanges, changed: Counter[int]) -> OutcomeStatus:
         found = self._writer.execute(_KNOWN, (told.decision_id,)).fetchone()
         if found is None:
             return "unknown"
@@ -244,7 +264,7 @@ class Journal:
             return "duplicate"
         assignments = ", ".join(f"{OUTCOME_COLUMNS[name]} = ?" for name in new)
         self._writer.execute(f"UPDATE decisions SET {assignments} WHERE seq = ?", (*new.values(), seq))
-        changed.add((seq - 1) // self.rows_per_file)
+        changed[(seq - 1) // self.rows_per_file] += 1
         counts: dict[str, float] = {}
         if "score" in new:
             counts |= {"feedback": 1, "score": new["score"]}

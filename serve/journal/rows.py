@@ -79,11 +79,13 @@ CREATE TABLE IF NOT EXISTS decisions (
     error TEXT
 )""",
     "CREATE INDEX IF NOT EXISTS by_session ON decisions (session_id, seq) WHERE session_id IS NOT NULL",
-    # How often the rows of a file have changed, and the count that its Parquet file holds.
+    # How many changes the rows of a file have seen, and how many of them its Parquet file holds.
     """
 CREATE TABLE IF NOT EXISTS files (
     number INTEGER PRIMARY KEY, changes INTEGER NOT NULL, exported INTEGER NOT NULL DEFAULT 0
 )""",
+    # Which encoder made the vectors that a policy decided on, as JSON.
+    "CREATE TABLE IF NOT EXISTS encoders (policy_version TEXT PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID",
     TRAFFIC_TABLE,
 )
 

@@ -11,28 +11,9 @@ from hypothesis import strategies as st
 
 from policies.errors import InputError
 from serve.journal.journal import Journal
-from serve.journal.records import DecisionRecord, Outcome
+from serve.journal.records import Outcome
 from serve.settings.log import DecisionLogSettings
-
-
-def a_decision(decision_id: str, **changes) -> DecisionRecord:
-    record = DecisionRecord(
-        decision_id=decision_id,
-        timestamp=datetime.now(UTC),
-        prompt_id="p",
-        w_quality=0.7,
-        w_cost=0.3,
-        eligible=("a", "b"),
-        model="a",
-        propensity=0.25,
-        policy_version="v1",
-        prompt_tokens=12,
-        expected_score=0.5,
-        expected_cost_usd=0.01,
-        best_cost_usd=0.04,
-        release="champion",
-    )
-    return dataclasses.replace(record, **changes)
+from tests.serve.journal.cases import a_decision
 
 
 @pytest.fixture
