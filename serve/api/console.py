@@ -66,7 +66,7 @@ def console_routes(runtime: Runtime) -> APIRouter:
             policy=drawn.policy,
             mix_line=drawn.mix_line,
             always_best=drawn.always_best,
-            presets={},
+            presets=runtime.settings.routing.presets,
             samples=list(SAMPLES),
         )
         return json_answer(answer)
@@ -84,11 +84,20 @@ def console_routes(runtime: Runtime) -> APIRouter:
         if len(asked.prompt) > allowed:
             raise too_long(f"{len(asked.prompt)} characters", f"{allowed} characters", "prompt")
         release = runtime.releases.champion
-        constraints = Constraints(models=None if asked.models is None else tuple(asked.models))
-        release.decider.check_models(constraints.models)
+        constraints = Constraints(
+            models=None if asked.models is None else tuple(asked.models),
+            exclude=tuple(asked.exclude),
+            max_cost_usd=asked.max_cost_usd,
+            max_latency_s=asked.max_latency_s,
+        )
+        release.decider.check_models(constraints)
         embedding = await release.embedder.embed(asked.prompt)
         tokens = max(math.ceil(len(asked.prompt) / CHARACTERS_PER_TOKEN), 1)
-        return json_answer(await asyncio.to_thread(explain, release, embedding, tokens, constraints))
+        service = runtime.service
+        answer = await asyncio.to_thread(
+            explain, release, embedding, tokens, constraints, service.unhealthy(), service.latencies
+        )
+        return json_answer(answer)
 
     @routes.get("/v1/traffic", response_model=TrafficAnswer, responses={422: ERRORS[422]})
     async def traffic(window_s: Window = 3600.0) -> Response:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class ModelPicture(BaseModel):
@@ -24,10 +25,10 @@ class PolicyPicture(BaseModel):
 
 
 class AlwaysBest(BaseModel):
-    """The model with the highest mean expected score: what savings are measured against."""
+    """What savings are measured against: the model with the best mean score in training, else the dearest."""
 
     model: str
-    expected_score: float
+    expected_score: float | None
     expected_cost_usd: float
 
 
@@ -45,7 +46,7 @@ class DialAnswer(BaseModel):
     mix_line: list[tuple[float, float]] | None = Field(
         description="(cost, score) vertices of what a coin flip between two models achieves"
     )
-    always_best: AlwaysBest | None
+    always_best: AlwaysBest
     presets: dict[str, float] = Field(description="named settings of w_cost")
     samples: list[str] = Field(description="prompts to try")
 
@@ -55,11 +56,18 @@ class ExplainRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    prompt: str = Field(min_length=1)
+    prompt: str
     models: list[str] | None = Field(default=None, min_length=1, description="null means all")
     exclude: list[str] = Field(default=[], description="models not to choose")
     max_cost_usd: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     max_latency_s: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise PydanticCustomError("empty_prompt", "must not be empty")
+        return prompt
 
 
 class ModelExplanation(BaseModel):
@@ -93,12 +101,17 @@ class Step(BaseModel):
 
 
 class ReleaseTraffic(BaseModel):
-    """A policy in use."""
+    """A policy in use, or that was in use within the window."""
 
-    release: str = Field(description="champion, canary, shadow, or earlier")
+    release: str = Field(description="champion, canary, shadow, or other")
     policy_version: str
-    percent: float | None = Field(description="share of new conversations, null where it answers none")
-    decisions: int | None = Field(description="in the window")
+    percent: float | None = Field(
+        description="share of conversations that it decides; null for what decides none"
+    )
+    decisions: int = Field(description="in the window")
+    agreement: float | None = Field(
+        description="share of this replica's decisions that a shadow would have made as well"
+    )
 
 
 class Upstream(BaseModel):
@@ -107,6 +120,8 @@ class Upstream(BaseModel):
     model: str
     state: str = Field(description="closed (healthy), open (left alone) or half_open (on trial)")
     retry_after_s: float
+    calls: int = Field(description="by this replica since it started")
+    failures: dict[str, int] = Field(description="of those calls, by error code")
 
 
 class TrafficAnswer(BaseModel):
@@ -121,8 +136,10 @@ class TrafficAnswer(BaseModel):
     savings_usd: float
     feedback: int
     mean_score: float | None
-    errors: int
+    errors: int = Field(description="decisions whose call failed")
     by_model: dict[str, int]
     timeline: list[Step]
     releases: list[ReleaseTraffic]
+    release_error: str | None = Field(description="why the last attempt to load releases failed")
     upstreams: list[Upstream]
+    refusals: dict[str, int] = Field(description="by this replica since it started, by error code")

@@ -19,19 +19,22 @@ class Expectations:
     Attributes:
         scores: shape (n, K), None when the policy predicts none.
         costs_usd: shape (n, K), USD per call.
-        latencies_s: shape (n, K) or None.
     """
 
     scores: Float64Array | None
     costs_usd: Float64Array
-    latencies_s: Float64Array | None
 
 
 def expectations(
     bundle: RouterBundle, embeddings: npt.NDArray[np.float32], prompt_tokens: Float64Array
 ) -> Expectations:
     """Return what the policy expects of prompts given by embeddings, shape (n, d), and lengths, shape (n,)."""
-    predict = getattr(bundle.policy, "expected_outcomes", None)
-    scores = None if predict is None else predict(embeddings, prompt_tokens).scores
     costs = bundle.cost_model.expected_costs_usd(prompt_tokens, len(embeddings))
-    return Expectations(scores, costs, None)
+    # Neither scores nor costs depend on the preference.
+    rows = [bundle.policy.judge(e, (0.5, 0.5), float(t)) for e, t in zip(embeddings, prompt_tokens)]
+    judged = [row for row in rows if row is not None]
+    if not judged:
+        return Expectations(None, costs)
+    scores = np.stack([row.scores for row in judged])
+    own = [row.costs_usd for row in judged if row.costs_usd is not None]
+    return Expectations(scores, np.stack(own) if own else costs)

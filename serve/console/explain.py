@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from serve.console.answers import ExplainAnswer, ModelExplanation
 from serve.console.expectations import expectations
 from serve.console.picture import DIAL
+from serve.latency import Latencies
 from serve.question import Constraints
 from serve.releases import Release
 
 
 def explain(
-    release: Release, embedding: npt.NDArray[np.float32], prompt_tokens: int, constraints: Constraints
+    release: Release,
+    embedding: npt.NDArray[np.float32],
+    prompt_tokens: int,
+    constraints: Constraints,
+    unhealthy: Mapping[str, str],
+    latencies: Latencies,
 ) -> ExplainAnswer:
     """Return the decisions of one prompt at every setting of the dial, from one call of the policy.
 
@@ -22,6 +30,8 @@ def explain(
         embedding: shape (d,).
         prompt_tokens: length of what the model would be sent.
         constraints: what rules models out.
+        unhealthy: models that cannot be called now, and why.
+        latencies: what recent calls took.
 
     Raises:
         UnknownModelsError: the constraints name models that the pool does not have.
@@ -29,7 +39,11 @@ def explain(
     """
     bundle = release.bundle
     names = bundle.pool.models
-    mask, reasons = release.decider._eligible(constraints.models, prompt_tokens)
+    expected = expectations(bundle, embedding[None, :], np.array([float(prompt_tokens)]))
+    latencies_s = release.decider.latencies_s(latencies)
+    mask, reasons = release.decider.eligibility.eligible(
+        constraints, prompt_tokens, expected.costs_usd[0], latencies_s, unhealthy
+    )
     n = len(DIAL)
     w_cost = np.array(DIAL)
     probabilities = bundle.policy.action_probabilities(
@@ -38,7 +52,6 @@ def explain(
         np.repeat(mask[None, :], n, axis=0),
         prompt_tokens=np.full(n, float(prompt_tokens)),
     )
-    expected = expectations(bundle, embedding[None, :], np.array([float(prompt_tokens)]))
     models = [
         ModelExplanation(
             id=name,
@@ -46,7 +59,7 @@ def explain(
             reason=None if mask[k] else reasons.get(name, "not among the models to choose from"),
             expected_score=None if expected.scores is None else float(expected.scores[0, k]),
             expected_cost_usd=float(expected.costs_usd[0, k]),
-            expected_latency_s=None if expected.latencies_s is None else float(expected.latencies_s[0, k]),
+            expected_latency_s=latencies_s[k],
             probabilities=probabilities[:, k].tolist(),
         )
         for k, name in enumerate(names)

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from policies.costs import estimate_prompt_tokens
+from serve.api.errors import ApiError
 from serve.console.picture import Contexts, Picture, picture
 from serve.console.samples import SAMPLES
 from serve.recent import RecentContexts
@@ -36,21 +37,28 @@ class LivePicture:
         self._keep_until = 0.0
 
     async def get(self) -> tuple[Release, Contexts, Picture]:
-        """Return the picture with whose it is and what it is drawn over; drawn on a thread when it is old."""
+        """Return the picture with whose it is and what it is drawn over; drawn on a thread when it is old.
+
+        Raises:
+            ApiError: 503, no sample fits any model.
+        """
         async with self._drawing:
             release = self._releases.champion
             if self._drawn is None or self._drawn[0] is not release or time.monotonic() > self._keep_until:
-                contexts = await self._contexts(release)
                 start = time.monotonic()
-                drawn = await asyncio.to_thread(picture, release.bundle, contexts, sample=self._sample)
+                contexts = Contexts("traffic", *self._recent.of(release.bundle.encoder))
+                drawn = await asyncio.to_thread(picture, release.decider, contexts, sample=self._sample)
+                if drawn is None:
+                    contexts = await _samples(release)
+                    drawn = await asyncio.to_thread(picture, release.decider, contexts, sample=self._sample)
+                if drawn is None:
+                    raise ApiError(503, "no_picture", "no prompt fits the context window of any model")
                 now = time.monotonic()
                 self._keep_until = now + max(SHORTEST_KEEP_S, KEEP_PER_DRAWING_S * (now - start))
                 self._drawn = (release, contexts, drawn)
             return self._drawn
 
-    async def _contexts(self, release: Release) -> Contexts:
-        embeddings, tokens = self._recent.of(release.bundle.encoder)
-        if len(tokens):
-            return Contexts("traffic", embeddings, tokens)
-        vectors = await asyncio.gather(*(release.embedder.embed(text) for text in SAMPLES))
-        return Contexts("samples", np.stack(vectors), estimate_prompt_tokens(list(SAMPLES)))
+
+async def _samples(release: Release) -> Contexts:
+    vectors = await asyncio.gather(*(release.embedder.embed(text) for text in SAMPLES))
+    return Contexts("samples", np.stack(vectors), estimate_prompt_tokens(list(SAMPLES)))

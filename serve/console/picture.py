@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.base import greedy
-from policies.bundle import RouterBundle
 from policies.metrics.hull import mix_line
 from serve.console.answers import AlwaysBest, ModelPicture, PolicyPicture
 from serve.console.expectations import expectations
+from serve.decider import Decider
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -43,32 +43,35 @@ class Picture:
         models: in the pool's order.
         policy: along :data:`DIAL`.
         mix_line: vertices (cost, score), None without scores.
-        always_best: None without scores.
+        always_best: what savings are measured against.
         prompts: how many prompts it is drawn over.
     """
 
     models: list[ModelPicture]
     policy: PolicyPicture
     mix_line: list[tuple[float, float]] | None
-    always_best: AlwaysBest | None
+    always_best: AlwaysBest
     prompts: int
 
 
-def picture(bundle: RouterBundle, contexts: Contexts, *, sample: bool) -> Picture:
-    """Return the picture of a policy over some prompts.
+def picture(decider: Decider, contexts: Contexts, *, sample: bool) -> Picture | None:
+    """Return the picture of a policy over some prompts, None when no prompt fits any model.
 
     Prompts that fit no model's context window are left out; a model is placed by all the others, so that the
     models are compared on the same prompts.
 
     Args:
-        bundle: the policy artifact.
-        contexts: the prompts; at least one.
+        decider: whose policy is drawn.
+        contexts: the prompts.
         sample: whether the endpoint draws from the policy rather than take its most probable model.
     """
+    bundle = decider.bundle
     names = bundle.pool.models
     windows = np.array([spec.context_window_tokens or np.inf for spec in bundle.pool.specs])
     eligible = contexts.prompt_tokens[:, None] <= windows[None, :]
     fits = eligible.any(axis=1)
+    if not fits.any():
+        return None
     embeddings, tokens, eligible = contexts.embeddings[fits], contexts.prompt_tokens[fits], eligible[fits]
     n = len(tokens)
     expected = expectations(bundle, embeddings, tokens)
@@ -96,13 +99,13 @@ def picture(bundle: RouterBundle, contexts: Contexts, *, sample: bool) -> Pictur
     policy = PolicyPicture(
         expected_score=None if single_scores is None else scores.tolist(), expected_cost_usd=costs.tolist()
     )
-    if single_scores is None:
-        return Picture(models, policy, None, None, n)
-    line = [(float(cost), float(score)) for cost, score in mix_line(single_costs, single_scores)]
-    best = int(single_scores.argmax())
+    line = None
+    if single_scores is not None:
+        line = [(float(cost), float(score)) for cost, score in mix_line(single_costs, single_scores)]
+    best = decider.best(np.ones(len(names), dtype=bool), single_costs)
     always_best = AlwaysBest(
         model=names[best],
-        expected_score=float(single_scores[best]),
-        expected_cost_usd=float(single_costs[best]),
+        expected_score=models[best].expected_score,
+        expected_cost_usd=models[best].expected_cost_usd,
     )
     return Picture(models, policy, line, always_best, n)

@@ -31,7 +31,9 @@ def traffic_answer(runtime: Runtime, window_s: float) -> TrafficAnswer:
         by_model=found.by_model,
         timeline=_timeline(runtime, window_s),
         releases=_releases(runtime, found.by_version),
+        release_error=runtime.releases.error,
         upstreams=_upstreams(runtime),
+        refusals=_refusals(runtime),
     )
 
 
@@ -55,19 +57,61 @@ def _timeline(runtime: Runtime, window_s: float) -> list[Step]:
 
 
 def _releases(runtime: Runtime, decisions: dict[str, int]) -> list[ReleaseTraffic]:
-    version = runtime.releases.champion.bundle.policy_version
+    """Return what is in use, then what decided within the window for another reason: pinned, or replaced since."""
+    current = runtime.releases.current
+    percents = {"champion": 100.0 - current.canary_percent, "canary": current.canary_percent}
+    if current.canary is None:
+        percents = {"champion": 100.0}
+    versions = current.versions()
     found = [
         ReleaseTraffic(
-            release="champion", policy_version=version, percent=100.0, decisions=decisions.get(version, 0)
+            release=name,
+            policy_version=version,
+            percent=percents.get(name),
+            decisions=decisions.get(version, 0),
+            agreement=_agreement(runtime, version) if name == "shadow" else None,
         )
+        for name, version in versions.items()
     ]
-    earlier = [name for name in decisions if name != version]
     found += [
-        ReleaseTraffic(release="earlier", policy_version=name, percent=None, decisions=decisions[name])
-        for name in sorted(earlier)
+        ReleaseTraffic(
+            release="other",
+            policy_version=version,
+            percent=None,
+            decisions=decisions[version],
+            agreement=None,
+        )
+        for version in sorted(decisions.keys() - versions.values())
     ]
     return found
 
 
+def _agreement(runtime: Runtime, version: str) -> float | None:
+    counts = runtime.metrics.totals().counters.get("tradewind_shadow_decisions", {})
+    agreed, differed = counts.get((version, "yes"), 0.0), counts.get((version, "no"), 0.0)
+    return agreed / (agreed + differed) if agreed + differed else None
+
+
 def _upstreams(runtime: Runtime) -> list[Upstream]:
-    return []
+    calls = runtime.metrics.totals().counters.get("tradewind_upstream_calls", {})
+    found = []
+    for spec in runtime.releases.champion.bundle.pool.specs:
+        upstream = runtime.gateway.upstreams.of(spec)
+        if isinstance(upstream, str):
+            continue
+        results = {result: round(n) for (model, result), n in calls.items() if model == spec.name}
+        found.append(
+            Upstream(
+                model=spec.name,
+                state=upstream.breaker.state,
+                retry_after_s=upstream.breaker.retry_after_s,
+                calls=sum(results.values()),
+                failures={code: n for code, n in results.items() if code != "ok"},
+            )
+        )
+    return found
+
+
+def _refusals(runtime: Runtime) -> dict[str, int]:
+    counts = runtime.metrics.totals().counters.get("tradewind_refusals", {})
+    return {code: round(n) for (code,), n in counts.items()}

@@ -84,7 +84,7 @@ function inside(id, column, settings, base, upper, x, y) {
   if (name !== null)
     return [svg("text", { x: x(settings[name.i]), y: name.at + 4, "text-anchor": "middle", class: textOn(column) }, id)];
   const shape = Math.max(...thickness) > 13 ? fits(13, 2) : null;
-  return shape === null ? [] : [mark(column, x(settings[shape.i]), shape.at, 4)];
+  return shape === null ? [] : [mark(column, x(settings[shape.i]), shape.at, 4, true)];
 }
 
 /** Runs of one model along the dial. */
@@ -117,10 +117,10 @@ export function strip(place, settings, chosen, columns, here, choose) {
         svg("title", {}, run.model)));
       const middle = (from + to) / 2, room = to - from;
       if (room > run.model.length * LETTER_PX + 26) {
-        marks.push(mark(column, middle - (run.model.length * LETTER_PX) / 2 - 6, (top + bottom) / 2, 5));
+        marks.push(mark(column, middle - (run.model.length * LETTER_PX) / 2 - 6, (top + bottom) / 2, 5, true));
         marks.push(svg("text", { x: middle + 6, y: (top + bottom) / 2 + 4, "text-anchor": "middle",
           class: textOn(column) }, run.model));
-      } else if (room > 16) marks.push(mark(column, middle, (top + bottom) / 2, 5));
+      } else if (room > 16) marks.push(mark(column, middle, (top + bottom) / 2, 5, true));
     }
     return [...marks, ...axis(x, bottom), ...marker(x(settings[here]), top, bottom)];
   });

@@ -10,6 +10,7 @@ import { traffic } from "./traffic.js";
 
 const PICTURE_EVERY_S = 5;
 const TRAFFIC_EVERY_S = 3;
+const SAMPLES_SHOWN = 6;
 
 const place = (id) => document.getElementById(id);
 const dial = place("dial");
@@ -68,11 +69,10 @@ function figuresAt(picture, i) {
   const cost = policy.expected_cost_usd[i];
   const found = [figure("Expected cost", perThousand(cost), "per 1,000 requests")];
   if (policy.expected_score !== null) found.unshift(figure("Expected score", score(policy.expected_score[i])));
-  if (best !== null) {
+  if (best.expected_cost_usd > 0)
     found.push(figure("Saved", percent(1 - cost / best.expected_cost_usd), `against always ${best.model}`));
-    if (best.expected_score > 0)
-      found.push(figure("Quality kept", percent(policy.expected_score[i] / best.expected_score), `of always ${best.model}`));
-  }
+  if (best.expected_score > 0)
+    found.push(figure("Quality kept", percent(policy.expected_score[i] / best.expected_score), `of always ${best.model}`));
   return found;
 }
 
@@ -94,6 +94,12 @@ function drawExplanation() {
   const columns = new Map(models.map((m, column) => [m.id, column]));
   place("explanation").hidden = false;
   strip(place("strip"), settings, chosen, columns, i, choose);
+  // A policy that draws has more to tell than its most probable model.
+  const drawn = models.some((m) => m.probabilities.some((p) => p > 0.005 && p < 0.995));
+  place("odds").hidden = !drawn;
+  if (drawn)
+    shares(place("probabilities"), settings, models.map((m) => ({ id: m.id, shares: m.probabilities })), i, choose,
+      "Probability of being chosen");
   place("ranges").replaceChildren(...runs(settings, chosen).map((run) =>
     html("span", {}, chip(columns.get(run.model)), `${run.model} ${interval(run)}`)));
   place("verdict").replaceChildren(...verdict(explanation, i));
@@ -188,7 +194,7 @@ function gotPicture(picture) {
       return button;
     }));
   if (!place("examples").childElementCount)
-    place("examples").replaceChildren(...picture.samples.map((text) => {
+    place("examples").replaceChildren(...picture.samples.slice(0, SAMPLES_SHOWN).map((text) => {
       const button = html("button", { type: "button" }, text.length > 42 ? `${text.slice(0, 40)}…` : text);
       button.addEventListener("click", () => {
         place("prompt").value = text;

@@ -31,8 +31,8 @@ export function drawing(place, height, label, marks) {
   return picture;
 }
 
-// Seven colours and eight shapes have no common factor, so 56 models look different.
-const COLOURS = 7;
+// Seven colours, then a tint of each: 14. With nine shapes, which share no factor with 14, 126 models look different.
+const COLOURS = 14;
 const SHAPES = [
   (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
   (r) => `M${-r * 0.9},${-r * 0.9}h${1.8 * r}v${1.8 * r}h${-1.8 * r}z`,
@@ -45,6 +45,7 @@ const SHAPES = [
   },
   (r) => polygon(5, r, 0.5),
   (r) => polygon(6, r, null),
+  (r) => `M${-r},${-r}H${r}L${-r},${r}H${r}z`,
 ];
 
 function polygon(corners, radius, inner) {
@@ -60,15 +61,19 @@ function polygon(corners, radius, inner) {
 /** Colour class of the model in a column. */
 export const colour = (column) => `m${column % COLOURS}`;
 
-/** Class of text on that colour: the two dark ones take white. */
-export const textOn = (column) => (column % COLOURS === 0 || column % COLOURS === 6 ? "on-dark" : "on-light");
+/** Class of text on that colour: the two dark ones take white, tints the page's ink. */
+export function textOn(column) {
+  const at = column % COLOURS;
+  if (at >= COLOURS / 2) return "on-tint";
+  return at === 0 || at === 6 ? "on-dark" : "on-light";
+}
 
-/** The model's mark at a point of a drawing. */
-export const mark = (column, x, y, radius = 6) =>
+/** The model's mark at a point of a drawing; plain where the ground has the model's colour already. */
+export const mark = (column, x, y, radius = 6, plain = false) =>
   svg("path", {
     d: SHAPES[column % SHAPES.length](radius),
     transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`,
-    class: `glyph ${colour(column)}`,
+    class: `glyph ${plain ? "plain" : colour(column)}`,
   });
 
 /** The model's mark beside its name in running text. */
@@ -102,7 +107,8 @@ export function ticks(from, to, count) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= raw) * power;
   const found = [];
-  for (let i = Math.ceil(from / step - 1e-9); i * step <= to + step * 1e-9; i += 1) found.push(i * step);
+  for (let i = Math.ceil(from / step - 1e-9); i * step <= to + step * 1e-9; i += 1)
+    found.push(i * step || 0);
   return found;
 }
 

@@ -25,6 +25,10 @@ export function traffic(answer, columns) {
   models(place("traffic-models"), answer, columns);
   releases(place("traffic-releases"), answer);
   upstreams(place("traffic-upstreams"), answer, columns);
+  place("traffic-refusals").replaceChildren(html("p", { class: "quiet" },
+    `${counts(answer.refusals)} (this replica, since it started)`));
+  place("release-error").hidden = answer.release_error === null;
+  place("release-error").textContent = `The last reload failed: ${answer.release_error}`;
 }
 
 const rate = ({ timeline: minutes }) => {
@@ -75,13 +79,16 @@ function models(place, answer, columns) {
 }
 
 function releases(place, answer) {
-  const rows = answer.releases.map(({ release, policy_version: version, percent: part, decisions }) =>
-    html("tr", {}, cell(release, "name"), cell(version, "name"), cell(part === null ? NONE : `${part} %`),
-      cell(decisions === null ? NONE : number(decisions))));
+  const rows = answer.releases.map((found) =>
+    html("tr", {}, cell(found.release, "text"), cell(found.policy_version, "text"),
+      cell(found.agreement === null ? part(found.percent) : `agrees ${percent(found.agreement)}`),
+      cell(number(found.decisions))));
   return showTable(place, "Versions of the policy",
     [{ title: "Release" }, { title: "Policy" }, { title: "Traffic", number: true }, { title: "Decisions", number: true }],
     rows);
 }
+
+const part = (value) => (value === null ? NONE : `${number(value)} %`);
 
 const WORDS = { closed: "healthy", open: "resting after failures", half_open: "on trial" };
 
@@ -89,10 +96,14 @@ function upstreams(place, answer, columns) {
   if (!answer.upstreams.length)
     return place.replaceChildren(
       html("p", { class: "quiet" }, "No upstream is configured: the endpoint decides, callers call."));
-  const rows = answer.upstreams.map(({ model, state, retry_after_s: rest }) => {
+  const rows = answer.upstreams.map(({ model, state, retry_after_s: rest, calls, failures }) => {
     const words = WORDS[state] + (rest > 0 ? `, next try in ${seconds(rest)}` : "");
     return html("tr", {}, nameCell(model, columns.get(model) ?? null),
-      cell(words, state === "closed" ? "health-good" : "health-bad"));
+      cell(words, state === "closed" ? "health-good" : "health-bad"), cell(number(calls)), cell(counts(failures), "text"));
   });
-  return showTable(place, "Health of the upstreams", [{ title: "Model" }, { title: "State of this replica's breaker" }], rows);
+  return showTable(place, "Health of the upstreams as this replica sees it",
+    [{ title: "Model" }, { title: "State" }, { title: "Calls", number: true }, { title: "Failed" }], rows);
 }
+
+const counts = (found) =>
+  Object.entries(found).sort((a, b) => b[1] - a[1]).map(([code, n]) => `${code}: ${number(n)}`).join(", ") || "none";
