@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUN ?= runs/example
 
-.PHONY: install run test lint serve submit lock bench clean
+.PHONY: install run test lint serve submit lock reference docs bench clean
 
 install: $(STAMP)
 
@@ -35,5 +35,15 @@ lock: install
 	$(PY) -m pipeline.lock > requirements.lock.tmp
 	mv requirements.lock.tmp requirements.lock
 
+# docs/configuration.md, from the models and conf/
+reference: install
+	$(PY) -m pipeline.config_reference > docs/configuration.md.tmp
+	mv docs/configuration.md.tmp docs/configuration.md
+
+# The site, in site/; broken links and references are errors.
+docs: install
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	$(VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

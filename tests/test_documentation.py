@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.__main__ import STAGES
 from pipeline.compose import load_config, record_config
+from pipeline.config_reference import render
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,6 +35,9 @@ def test_the_readme_shows_the_user_stories():
 @pytest.mark.parametrize(("page", "command"), SHOWN)
 def test_command_is_accepted(page, command, tmp_path):
     words = shlex.split(command, comments=True)[3:]
+    if words[0] == "submit":
+        assert words[1].startswith("http://")
+        words = words[2:]
     stage, overrides = words[0], [word for word in words[1:] if not word.startswith("-")]
     assert stage in STAGES
     # A run that a command continues exists for the reader; here it is made.
@@ -55,3 +60,29 @@ def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_configuration_reference_is_up_to_date():
+    assert (ROOT / "docs" / "configuration.md").read_text() == render(), "run `make reference`"
+
+
+def entries(node):
+    """Yield the files of a navigation tree."""
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from entries(child)
+
+
+def test_every_page_is_in_the_sites_navigation():
+    shown = sorted(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert shown == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=lambda page: page.name
+)
+def test_the_api_reference_names_modules_that_exist(page):
+    for module in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.M):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
