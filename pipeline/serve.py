@@ -35,6 +35,8 @@ def settings(config: TradewindConfig) -> ServeSettings:
             "cache_entries": serve.cache_entries,
             "max_prompt_chars": serve.max_prompt_chars,
             "decision": serve.decision,
+            "routing": serve.routing.model_dump(),
+            "log": serve.log.model_dump(),
             "num_replicas": serve.num_replicas,
             "num_cpus_per_replica": serve.num_cpus_per_replica,
             "max_ongoing_requests": serve.max_ongoing_requests,

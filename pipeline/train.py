@@ -20,6 +20,7 @@ from pipeline.train_barp import train_barp
 from pipeline.train_baseline import train_baseline
 from pipeline.train_outcome_model import train_outcome_model
 from pipeline.training import HistoryFile, Trainer, TrainingInputs, content_hash
+from pipeline.training_means import training_means
 from policies.bundle import RouterBundle
 from policies.costs import CostModel
 from policies.datasets import LoggedFeedback, OutcomeMatrix
@@ -75,6 +76,7 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
         encoder=encoder_identity(layout),
         cost_model=CostModel.fit(train),
         tau_usd=tau_usd,
+        training_means=training_means(layout, train.pool, (TRAIN,), logged=config.train.mode == "logged"),
         notes={
             "policy": config.policy.name,
             "mode": config.train.mode,

@@ -11,6 +11,7 @@ from serve.access.access import Access
 from serve.access.keys import read_keys
 from serve.control import Control, ControlState
 from serve.gateway.gateway import Gateway
+from serve.journal.export import Exporter
 from serve.journal.journal import Journal
 from serve.metrics import Metrics
 from serve.releases import Release, Releases
@@ -68,6 +69,7 @@ class Runtime:
         """Keep the background tasks running; on leaving, what was acknowledged is on disk."""
         async with AsyncExitStack() as stack:
             stack.callback(self.journal.close)
+            await stack.enter_async_context(Exporter(self.journal).running())
             await stack.enter_async_context(self.metrics.flushing(self.settings.metrics.flush_s))
             await stack.enter_async_context(self.access.running())
             await stack.enter_async_context(self.gateway.running())

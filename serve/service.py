@@ -57,6 +57,7 @@ class RoutingService:
         self._journal = journal
         self._metrics = metrics
         self._sessions = sessions
+        self._described: set[str] = set()
         self.recent = RecentContexts()
         self.latencies = Latencies()
         self.unhealthy: Callable[[], Mapping[str, str]] = dict
@@ -97,6 +98,8 @@ class RoutingService:
         decided = time.perf_counter()
         routed = Routed(self._journal.ids.mint(), question, decision, release)
         record = self._record(routed, vector, now)
+        if record.embedding is not None:
+            await self._describe(release)
         await self._journal.record(record)
         self._metrics.stage("embed", embedded - started)
         self._metrics.stage("decide", decided - embedded)
@@ -114,6 +117,14 @@ class RoutingService:
             if isinstance(result, BaseException) and not isinstance(result, Exception):
                 raise result
         return cast(list[Routed | Exception], found)
+
+    async def _describe(self, release: Release) -> None:
+        """See to it that the log tells whose vectors it holds."""
+        version = release.bundle.policy_version
+        if version not in self._described:
+            identity = release.embedder.encoder.identity
+            await asyncio.to_thread(self._journal.describe_encoder, version, identity)
+            self._described.add(version)
 
     def _stay(self, question: Question, now: datetime) -> Stay | None:
         if question.session_id is None or not self._sessions.sticky:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
+from serve.settings.decision import RoutingSettings
+from serve.settings.log import DecisionLogSettings
 
 
 class TrainConfig(Config):
@@ -68,6 +70,8 @@ class ServeConfig(Config):
     cache_entries: int = Field(ge=0, description="embeddings remembered per replica")
     max_prompt_chars: Count
     decision: Literal["greedy", "sample"]
+    routing: RoutingSettings = Field(description="named dials, exploration, sessions")
+    log: DecisionLogSettings = Field(description="the decision log")
     bundle: PathOrUri | None = Field(
         description="policy artifact to serve instead of the registry's champion"
     )
