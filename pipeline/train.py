@@ -18,6 +18,7 @@ from pipeline.provenance import refuse_training
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
 from pipeline.train_baseline import train_baseline
+from pipeline.train_llm_bandit import train_llm_bandit
 from pipeline.train_outcome_model import train_outcome_model
 from pipeline.training import HistoryFile, Trainer, TrainingInputs, content_hash
 from pipeline.training_means import training_means
@@ -29,6 +30,7 @@ from policies.errors import InputError
 TRAINERS: dict[str, Trainer] = {
     "barp": train_barp,
     "outcome_model": train_outcome_model,
+    "llm_bandit": train_llm_bandit,
     "knn": train_baseline,
     "ridge": train_baseline,
     "logistic": train_baseline,

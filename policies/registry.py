@@ -13,6 +13,7 @@ POLICY_CLASSES: dict[str, str] = {
     "best_single": "policies.constants:BestSinglePolicy",
     "barp": "policies.barp.policy:BarpPolicy",
     "outcome_model": "policies.outcome_model.policy:OutcomeModelPolicy",
+    "llm_bandit": "policies.llm_bandit.policy:LlmBanditPolicy",
     "knn": "policies.baselines.knn:KnnPolicy",
     "ridge": "policies.baselines.ridge:RidgePolicy",
     "logistic": "policies.baselines.logistic:LogisticPolicy",

@@ -130,6 +130,20 @@ FEEDBACK = TableSpec(
     aliases={"cost": "cost_usd"},
 )
 
+COMPARISONS = TableSpec(
+    "comparisons",
+    pa.schema(
+        [
+            _column("prompt_id", pa.string()),
+            _column("model_a", pa.string()),
+            _column("model_b", pa.string()),
+            # The name of either model, or "tie".
+            _column("winner", pa.string()),
+        ]
+    ),
+    key=(),
+)
+
 DECISIONS = TableSpec(
     "decisions",
     pa.schema(

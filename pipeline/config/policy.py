@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.config.base import Config, Count, Fraction, NonNegative, Positive
 from pipeline.config.baselines import BaselineConfig
+from pipeline.config.llm_bandit import LlmBanditSettings
 
 
 class BarpConfig(Config):
@@ -72,4 +73,6 @@ class OutcomeModelSettings(Config):
     visits: VisitsConfig
 
 
-PolicyConfig = Annotated[BarpConfig | OutcomeModelSettings | BaselineConfig, Field(discriminator="name")]
+PolicyConfig = Annotated[
+    BarpConfig | OutcomeModelSettings | LlmBanditSettings | BaselineConfig, Field(discriminator="name")
+]
