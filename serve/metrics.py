@@ -146,6 +146,10 @@ class Metrics:
         self._totals["tradewind_shadow_decisions"][(policy_version, "yes" if agrees else "no")] += 1
         self._totals["tradewind_shadow_cost_usd"][(policy_version,)] += cost_usd
 
+    def shadow_failed(self, policy_version: str) -> None:
+        """Count a shadow decision that could not be made."""
+        self._totals["tradewind_shadow_decisions"][(policy_version, "failed")] += 1
+
     def reloaded(self, result: str) -> None:
         """Count an attempt to load a release: ``ok`` or ``failed``."""
         self._totals["tradewind_reloads"][(result,)] += 1

@@ -13,6 +13,13 @@ class BadEmbeddingError(ValueError):
     """The request's embedding is not one of the served encoder."""
 
 
+class UnknownVersionError(ValueError):
+    """The request names a policy version that is not loaded."""
+
+    def __init__(self, version: str, loaded: list[str]) -> None:
+        super().__init__(f"unknown policy version '{version}'; loaded: {', '.join(loaded)}")
+
+
 @dataclass(frozen=True)
 class Constraints:
     """What rules models out.
@@ -48,6 +55,7 @@ class Question:
         metadata: the caller's own labels, kept with the decision.
         retry_of: the decision whose model failed, when this one replaces it.
         key_id: whose request it is, None without API keys.
+        policy_version: the version that must decide, None for whichever is in charge.
     """
 
     text: str
@@ -59,3 +67,4 @@ class Question:
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_of: str | None = None
     key_id: str | None = None
+    policy_version: str | None = None

@@ -14,9 +14,10 @@ from serve.gateway.gateway import Gateway
 from serve.journal.export import Exporter
 from serve.journal.journal import Journal
 from serve.metrics import Metrics
-from serve.releases import Release, Releases
+from serve.releases import Releases
 from serve.service import RoutingService
 from serve.settings import ServeSettings
+from serve.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Runtime:
         metrics: figures for Prometheus.
         access: checks callers.
         gateway: answers chat requests with the models of the pool.
+        watch: looks for new releases.
     """
 
     settings: ServeSettings
@@ -40,6 +42,7 @@ class Runtime:
     metrics: Metrics
     access: Access
     gateway: Gateway
+    watch: Watch
 
     @classmethod
     def open(cls, settings: ServeSettings, control: Control | None = None) -> Self:
@@ -55,14 +58,15 @@ class Runtime:
         ring = read_keys(settings.access)
         control = control or ControlState(settings.access, ring)
         access = Access(settings.access, ring, control, settings.replicas_at_most)
-        releases = Releases(Release.load(settings))
+        releases = Releases.open(settings)
         journal = Journal.open(settings.log)
         metrics = Metrics(settings.metrics.propensity_floor)
         service = RoutingService(releases, journal, metrics, settings.routing.sessions)
         gateway = Gateway.open(
             settings.gateway, releases.champion.bundle.pool, service, journal, metrics, access
         )
-        return cls(settings, releases, journal, service, metrics, access, gateway)
+        watch = Watch(releases, control, metrics, settings.releases.poll_s)
+        return cls(settings, releases, journal, service, metrics, access, gateway, watch)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -72,5 +76,6 @@ class Runtime:
             await stack.enter_async_context(Exporter(self.journal).running())
             await stack.enter_async_context(self.metrics.flushing(self.settings.metrics.flush_s))
             await stack.enter_async_context(self.access.running())
+            await stack.enter_async_context(self.watch.running())
             await stack.enter_async_context(self.gateway.running())
             yield

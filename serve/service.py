@@ -23,6 +23,7 @@ from serve.recent import RecentContexts
 from serve.releases import Release, Releases
 from serve.sessions import Stay, stay_of
 from serve.settings.decision import SessionSettings
+from serve.shadow import decide_along
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class RoutingService:
             UnknownModelsError: it names models that the pool does not have.
             NoEligibleModelError: every model is ruled out.
             BadEmbeddingError: its embedding is not of the encoder's dimension.
+            UnknownVersionError: it names a policy version that is not loaded.
         """
-        release = self._releases.pick(question.session_id)
+        decision_id = self._journal.ids.mint()
+        release = self._releases.pick(question.session_id or decision_id, question.policy_version)
         # Before anything is encoded: a bad request should cost nothing.
         release.decider.check_models(question.constraints)
         started = time.perf_counter()
@@ -96,7 +99,7 @@ class RoutingService:
             explore=stay is None or self._sessions.explore,
         )
         decided = time.perf_counter()
-        routed = Routed(self._journal.ids.mint(), question, decision, release)
+        routed = Routed(decision_id, question, decision, release)
         record = self._record(routed, vector, now)
         if record.embedding is not None:
             await self._describe(release)
@@ -106,6 +109,11 @@ class RoutingService:
         self._metrics.stage("journal", time.perf_counter() - decided)
         self._metrics.decided(record)
         self.recent.add(release.bundle.encoder, vector, question.prompt_tokens)
+        shadow = self._releases.current.shadow
+        if shadow is not None:
+            # Later, when the answer is on its way.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(decide_along, shadow, question, vector, decision, self._metrics)
         return routed
 
     async def route_many(self, questions: Sequence[Question]) -> list[Routed | Exception]:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serve.api.admin import admin_routes
 from serve.api.chat import chat_routes
 from serve.api.console import console_routes
 from serve.api.door import Door
@@ -37,6 +38,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(feedback_routes(runtime))
     app.include_router(chat_routes(runtime))
     app.include_router(console_routes(runtime))
+    app.include_router(admin_routes(runtime))
     handle_errors(app)
     app.add_middleware(
         Door,

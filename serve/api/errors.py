@@ -9,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from serve.api.sender import POLICY_HEADER
 from serve.eligibility import NoEligibleModelError, UnknownModelsError
-from serve.question import BadEmbeddingError
+from serve.question import BadEmbeddingError, UnknownVersionError
 from serve.schemas import ErrorAnswer, ErrorBody, ErrorDetail
 
 MAX_DETAILS = 20
@@ -94,6 +95,8 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
+        # For the door, which counts refusals by their code.
+        request.state.error_code = error.body.code
         return json_answer(ErrorAnswer(error=error.body), error.status, error.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -109,7 +112,7 @@ def handle_errors(app: FastAPI) -> None:
     async def impossible(request: Request, error: Exception) -> Response:
         return await refused(request, refusal(error))
 
-    for kind in (UnknownModelsError, NoEligibleModelError, BadEmbeddingError):
+    for kind in (UnknownModelsError, NoEligibleModelError, BadEmbeddingError, UnknownVersionError):
         app.add_exception_handler(kind, impossible)
 
     @app.exception_handler(HTTPException)
@@ -131,6 +134,8 @@ def refusal(error: Exception) -> ApiError:
         return ApiError(422, "unknown_model", str(error), error.param)
     if isinstance(error, BadEmbeddingError):
         return ApiError(422, "invalid_request", str(error), "embedding")
+    if isinstance(error, UnknownVersionError):
+        return ApiError(422, "unknown_policy_version", str(error), POLICY_HEADER)
     if isinstance(error, NoEligibleModelError):
         details = [ErrorDetail(param=None, message=f"{model}: {why}") for model, why in error.reasons.items()]
         return ApiError(422, "no_eligible_model", str(error), None, details)

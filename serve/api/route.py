@@ -11,8 +11,8 @@ from pydantic_core import from_json
 
 from policies.costs import CHARACTERS_PER_TOKEN
 from policies.preference import normalise_preference
-from serve.access.current import caller_of
 from serve.api.errors import ApiError, checked, json_answer, parsed, refusal, too_long
+from serve.api.sender import Sender, sender_of
 from serve.conversation import routing_text, whole_text
 from serve.question import BadEmbeddingError, Constraints, Question
 from serve.runtime import Runtime
@@ -59,12 +59,12 @@ def route_routes(runtime: Runtime) -> APIRouter:
     )
     async def route(request: Request) -> Response:
         """Choose a model for a prompt or conversation at a point of the cost-quality dial."""
-        body, key_id = await request.body(), caller_of(request).key_id
+        body, sender = await request.body(), sender_of(request)
         if _is_batch(body, limit):
             batch = parsed(BatchRequest, body, limit)
-            return json_answer(await _route_batch(batch, runtime, key_id))
+            return json_answer(await _route_batch(batch, runtime, sender))
         asked = parsed(RouteRequest, body, limit)
-        return json_answer(_answer(await runtime.service.route(_question(asked, runtime, key_id))))
+        return json_answer(_answer(await runtime.service.route(_question(asked, runtime, sender))))
 
     @routes.get("/v1/models", response_model=ModelsAnswer)
     async def models() -> Response:
@@ -109,12 +109,12 @@ def _is_batch(body: bytes, limit: int) -> bool:
     return isinstance(values, dict) and "inputs" in values
 
 
-async def _route_batch(batch: BatchRequest, runtime: Runtime, key_id: str | None) -> BatchAnswer:
+async def _route_batch(batch: BatchRequest, runtime: Runtime, sender: Sender) -> BatchAnswer:
     questions: dict[int, Question] = {}
     answers: dict[int, RouteAnswer | ErrorAnswer] = {}
     for number, values in enumerate(batch.inputs):
         try:
-            questions[number] = _question(checked(RouteRequest, values), runtime, key_id)
+            questions[number] = _question(checked(RouteRequest, values), runtime, sender)
         except (ApiError, BadEmbeddingError) as error:
             answers[number] = ErrorAnswer(error=refusal(error).body)
     for number, found in zip(questions, await runtime.service.route_many(list(questions.values()))):
@@ -124,7 +124,7 @@ async def _route_batch(batch: BatchRequest, runtime: Runtime, key_id: str | None
     return BatchAnswer(answers=[answers[number] for number in range(len(batch.inputs))])
 
 
-def _question(asked: RouteRequest, runtime: Runtime, key_id: str | None) -> Question:
+def _question(asked: RouteRequest, runtime: Runtime, sender: Sender) -> Question:
     bundle = runtime.releases.champion.bundle
     if asked.messages is not None:
         text = routing_text(asked.messages, bundle.encoder.max_tokens)
@@ -157,7 +157,8 @@ def _question(asked: RouteRequest, runtime: Runtime, key_id: str | None) -> Ques
         embedding=_vector(asked.embedding),
         session_id=asked.session_id,
         metadata=dict(asked.metadata),
-        key_id=key_id,
+        key_id=sender.key_id,
+        policy_version=sender.policy_version,
     )
 
 

@@ -13,6 +13,7 @@ from serve.settings.decision import RoutingSettings
 from serve.settings.gateway import GatewaySettings
 from serve.settings.log import DecisionLogSettings
 from serve.settings.metrics import MetricsSettings
+from serve.settings.releases import ReleaseSettings
 from serve.settings.scaling import ScalingSettings
 
 
@@ -60,6 +61,7 @@ class ServeSettings(BaseModel):
     )
     metrics: MetricsSettings = MetricsSettings()
     access: AccessSettings = AccessSettings()
+    releases: ReleaseSettings = ReleaseSettings()
     scaling: ScalingSettings = ScalingSettings()
 
     @model_validator(mode="after")
