@@ -167,7 +167,7 @@ async def _question(runtime: Runtime, call: Call, request: Request, caller: Call
         completion_tokens=call.completion_tokens or 0,
     )
     return Question(
-        text=routing_text(call.messages, bundle.encoder.max_tokens),
+        text=routing_text(call.messages, bundle.encoder.max_tokens) if length else "",
         prompt_tokens=call.prompt_tokens,
         preference=dial.preference,
         constraints=constraints,

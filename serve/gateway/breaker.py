@@ -67,9 +67,11 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The call was answered."""
-        if self._open_until is not None:
+        if self._trial:
             self._close()
-        self._remember(failed=False)
+        # A call from before the rest says nothing about now.
+        elif self._open_until is None:
+            self._remember(failed=False)
 
     def failed(self, rest_s: float | None = None) -> None:
         """The call failed for a reason that lies with the upstream.

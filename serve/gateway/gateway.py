@@ -177,6 +177,8 @@ class Gateway:
             error=error,
         )
         self._metrics.upstream(spec.name, error or "ok", latency_s)
+        if error is None:
+            self._service.latencies.observe(spec.name, latency_s)
         if cost_usd is not None:
             self._metrics.spent(spec.name, cost_usd)
         # Something was generated and will be on the bill, even where no count came with it.
