@@ -57,6 +57,7 @@ def build(args: dict[str, Any]) -> Application:
     router = deployment(serve.ingress()(RouterReplica))
     if settings.replicas_at_most == 1:
         return router.bind(settings.model_dump())
+    settings = settings.model_copy(update={"log": settings.log.shared()})
     return router.bind(settings.model_dump(), control_deployment(settings))
 
 

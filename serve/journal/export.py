@@ -47,7 +47,7 @@ class Exporter:
         self._journal = journal
         settings = journal.settings
         self.folder: str | None = None
-        if settings.directory is not None:
+        if settings.directory is not None and settings.export:
             self.folder = settings.export_directory or str(journal.directory / "export")
 
     @asynccontextmanager

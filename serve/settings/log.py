@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+import uuid
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +20,7 @@ class DecisionLogSettings(BaseModel):
         description="folder of the node's own disk for the journal that its replicas share; null keeps decisions "
         "for feedback and sessions in a temporary folder of the replica, and exports nothing",
     )
+    export: bool = Field(default=True, description="write the Parquet log, where there is a directory")
     export_directory: str | None = Field(
         default=None,
         description="folder of the Parquet log, may be shared by nodes; null means 'export' in the directory",
@@ -44,3 +48,13 @@ class DecisionLogSettings(BaseModel):
         description="environment variable with the key that signs decision ids, the same on every node; "
         "unset, each journal makes its own",
     )
+
+    def shared(self) -> DecisionLogSettings:
+        """Return settings under which several replicas of a node find each other's decisions.
+
+        Without a directory that is a folder in the system's own for temporary files, which is not exported.
+        """
+        if self.directory is not None:
+            return self
+        folder = Path(tempfile.gettempdir()) / f"tradewind-journal-{uuid.uuid4().hex[:12]}"
+        return self.model_copy(update={"directory": str(folder), "export": False})

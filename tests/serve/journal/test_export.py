@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -251,3 +252,22 @@ def test_a_temporary_journal_exports_nothing_and_is_pruned():
     assert journal.find("d9") is not None
     assert not (journal.directory / "export").exists()
     journal.close()
+
+
+def test_replicas_without_a_directory_share_a_temporary_journal_that_is_not_exported():
+    settings = DecisionLogSettings(rows_per_file=2).shared()
+    one, two = Journal.open(settings), Journal.open(settings)
+    try:
+        record(one, *(a_decision(f"d{i}") for i in range(3)))
+        assert two.find("d0") is not None
+        assert Exporter(two).run() == 0
+        assert not (two.directory / "export").exists()
+    finally:
+        one.close()
+        two.close()
+        shutil.rmtree(settings.directory)
+
+
+def test_a_directory_is_shared_as_it_is():
+    settings = DecisionLogSettings(directory="somewhere")
+    assert settings.shared() is settings
