@@ -113,6 +113,7 @@ def measure(
         "format_version": FORMAT_VERSION,
         "log": {
             "source": log.source,
+            "notes": list(log.notes),
             "n_logged": log.n_logged,
             "n_trained_on": log.n_trained_on,
             "n_outside_pool": log.n_outside_pool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import polars as pl
 
 from pipeline.config import TradewindConfig
 from pipeline.console import say
+from pipeline.feedback_log import at_pool_prices, price_notes, read_feedback
 from pipeline.layout import RunLayout
 from pipeline.provenance import Provenance, record_provenance
 from pipeline.served_log import distinct_prompts
@@ -42,13 +44,14 @@ def run(config: TradewindConfig) -> None:
     else:
         keep = distinct_prompts if config.data.source == "log" else None
         prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts, keep=keep)
-        spec, uri, columns = (
-            (OUTCOMES, config.data.outcomes, config.data.columns.outcomes)
-            if config.data.source == "tables"
-            else (FEEDBACK, config.data.log, config.data.columns.log)
-        )
         known = None if config.data.unknown_models == "drop" else pool_file.specs
-        frame = _read(spec, uri, columns, known)
+        if config.data.source == "tables":
+            spec, uri = OUTCOMES, config.data.outcomes
+            frame = _read(spec, uri, config.data.columns.outcomes, known)
+        else:
+            spec, uri = FEEDBACK, config.data.log
+            frame, notes = read_log(config, pool_file, str(uri), config.data.columns.log, known)
+            provenance = replace(provenance, notes=notes)
         _check_prompts_known(frame, prompts, str(uri))
     frame = frame.filter(pl.col("model").is_in(list(models)))
     _check_models_seen(frame, models, str(uri), all_needed=spec is OUTCOMES)
@@ -65,6 +68,26 @@ def run(config: TradewindConfig) -> None:
     shares = dict(splits["split"].value_counts().iter_rows())
     counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
     say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
+
+
+def read_log(
+    config: TradewindConfig,
+    pool_file: PoolFile,
+    uri: str,
+    columns: dict[str, str] | None,
+    models: Collection[str] | None = None,
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return a log's events once each, at the configured costs, and what to tell about them.
+
+    Raises:
+        InputError: see :func:`pipeline.feedback_log.read_feedback`.
+    """
+    log, n_repeated = read_feedback(uri, columns=columns, models=models)
+    notes = [f"{n_repeated} repeated rows of events dropped"] if n_repeated else []
+    if config.data.log_costs == "pool_prices":
+        log, n_priced = at_pool_prices(log, pool_file.specs)
+        notes.append(f"{n_priced} of {log.height} costs recomputed from tokens and the pool file's prices")
+    return log, (*notes, *price_notes(log, pool_file.specs))
 
 
 def _benchmark(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFrame, pl.DataFrame, Provenance]:

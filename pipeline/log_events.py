@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline.config import TradewindConfig
 from pipeline.embed import embed_table
+from pipeline.ingest import read_log
 from pipeline.join import embeddings_of, feedback_arrays, load_prompts
 from pipeline.layout import RunLayout
 from pipeline.served_log import distinct_prompts
@@ -18,7 +19,7 @@ from pipeline.tables import read_table, to_polars
 from policies.bundle import RouterBundle
 from policies.datasets import LoggedFeedback, StrArray
 from policies.errors import InputError
-from policies.pool import ModelPool
+from policies.pool import ModelPool, read_pool_file
 from policies.schemas import FEEDBACK, PROMPTS
 
 
@@ -30,6 +31,7 @@ class EvaluationLog:
         events: n of them.
         groups: shape (n,), the same for events whose prompts are the same text.
         source: file or folder of the log.
+        notes: what reading it dropped or found.
         n_logged: events of the whole log.
         n_trained_on: left out, as their prompt (or a copy of it) is of the training or validation split.
         n_outside_pool: left out, as a model outside the pool could have been called.
@@ -39,6 +41,7 @@ class EvaluationLog:
     events: LoggedFeedback
     groups: StrArray
     source: str
+    notes: tuple[str, ...]
     n_logged: int
     n_trained_on: int
     n_outside_pool: int
@@ -56,7 +59,11 @@ def load_evaluation_log(layout: RunLayout, config: TradewindConfig, bundle: Rout
     """
     own = config.evaluate.log is None
     source = config.evaluate.log or str(layout.need(layout.feedback, "simulate"))
-    log = to_polars(read_table(FEEDBACK, source, columns=None if own else config.data.columns.log))
+    notes: tuple[str, ...] = ()
+    if own:  # ingest has put it in order
+        log = to_polars(read_table(FEEDBACK, source))
+    else:
+        log, notes = read_log(config, read_pool_file(config.pool.path), source, config.data.columns.log)
     log = _with_prompts(log, _known_prompts(layout, config, log, own), source)
     fresh = log.filter(~pl.col("trained_on"))
     models = list(bundle.pool.models)
@@ -81,6 +88,7 @@ def load_evaluation_log(layout: RunLayout, config: TradewindConfig, bundle: Rout
         events=feedback_arrays(used, bundle.pool, embeddings, source),
         groups=used["key"].to_numpy().astype(str),
         source=source,
+        notes=notes,
         n_without_outcome=dict(sorted(unknown["model"].value_counts().iter_rows())),
         **counts,
     )

@@ -94,6 +94,9 @@ class DataConfig(Config):
     path: PathOrUri | None = Field(description="its file or folder; null downloads it from the hub by name")
     columns: ColumnsConfig
     unknown_models: Literal["error", "drop"] = Field(description="what to do with models that have no price")
+    log_costs: Literal["logged", "pool_prices"] = Field(
+        description="costs of a feedback log: as logged, or recomputed from its tokens at the pool file's prices"
+    )
     ood_tasks: tuple[str, ...] = Field(description="tasks held out from training and reported apart")
     split: SplitConfig
     example: ExampleConfig

@@ -126,6 +126,7 @@ def _header(evaluation: Section) -> str:
 def _facts(evaluation: Section) -> list[str]:
     log = evaluation["log"]
     lines = [f"{log['n_events']:,} of {log['n_logged']:,} events are used, of {log['n_prompts']:,} prompts"]
+    lines += log.get("notes", [])
     if log["n_trained_on"]:
         lines.append(f"{log['n_trained_on']:,} left out: their prompts trained or chose the policy")
     if log["n_outside_pool"]:

@@ -249,11 +249,16 @@ def test_events_that_could_have_called_a_model_outside_the_pool_do_not_count(pla
     assert sum(section["log"]["events_per_model"].values()) == section["log"]["n_events"]
 
 
-def test_twice_the_same_event_is_refused(tmp_path):
-    config = log_run(tmp_path, SavedKindPolicy(), n=400)
-    log = uniform_log(outcomes(400, 5), config)
-    path = save_log(pl.concat([log, log.head(1)]), tmp_path / "twice.parquet")
-    with pytest.raises(InputError, match="event_id"):
+def test_repeated_events_count_once_and_conflicting_ones_are_refused(tmp_path, capsys):
+    config = log_run(tmp_path, SavedKindPolicy(), n=600)
+    log = uniform_log(outcomes(600, 5), config)
+    once = evaluated(config, f"log={save_log(log, tmp_path / 'once.parquet')}")
+    twice = evaluated(config, f"log={save_log(pl.concat([log, log.head(9)]), tmp_path / 'twice.parquet')}")
+    assert twice["log"]["n_events"] == once["log"]["n_events"]
+    assert twice["log"]["notes"] == ["9 repeated rows of events dropped"]
+    other = log.head(1).with_columns(score=1.0 - pl.col("score"))
+    path = save_log(pl.concat([log, other]), tmp_path / "conflict.parquet")
+    with pytest.raises(InputError, match=f"'{log['event_id'][0]}' has .*, but "):
         evaluated(config, f"log={path}")
 
 
