@@ -104,16 +104,21 @@ def train_outcome_model(config: TradewindConfig, data: TrainingInputs) -> Traine
     settings = algorithm_config(config, data.tau_usd, str(arrays), data.train.embeddings.shape[1], prices)
     algorithm = settings.build_algo()
     try:
-        policy, notes = _fit(data, algorithm, settings.epochs)
+        policy, notes = fit(data, algorithm, settings.epochs)
     finally:
         algorithm.stop()
     policy = _blended(policy, open_columns(arrays / VALIDATION))
     return TrainedPolicy(policy, {**notes, "validation_reward": _validation_reward(data, arrays, policy)})
 
 
-def _fit(
+def fit(
     data: TrainingInputs, algorithm: OutcomeModelAlgorithm, epochs: int
 ) -> tuple[OutcomeModelPolicy, dict[str, Any]]:
+    """Train for a number of epochs and return the router, of the last good epoch where training diverged.
+
+    Raises:
+        TrainingDivergedError: the first epoch diverged.
+    """
     good: dict[str, npt.NDArray] | None = None
     stopped, epoch = "epochs", 0
     with progress(epochs, "train", unit="epoch") as bar:

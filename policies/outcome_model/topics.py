@@ -53,7 +53,9 @@ class TopicScores:
 def fitted_share(network: FloatArray, topical: FloatArray, scores: FloatArray, prior_share: float) -> float:
     """Return the share of topics in the blend that fits scores of prompts not trained on, in [0, 1].
 
-    The least-squares share, with a normal prior: where there are few such scores, ``prior_share`` stands.
+    The least-squares share of the differences between models on one prompt, because they are what decides; how
+    hard a prompt is for all models the network tells better, and would hide them. A normal prior stands in where
+    there are few prompts with several observed scores.
 
     Args:
         network: shape (n, K), the network's predicted scores.
@@ -62,12 +64,20 @@ def fitted_share(network: FloatArray, topical: FloatArray, scores: FloatArray, p
         prior_share: the prior's mean; its deviation is :data:`SHARE_DEVIATION`.
     """
     seen = np.isfinite(scores)
+    seen &= seen.sum(axis=1, keepdims=True) > 1
     if not seen.any():
         return prior_share
-    error, step = (scores - network)[seen], (topical - network)[seen]
+    error, step = _between_models(scores - network, seen), _between_models(topical - network, seen)
     strength = float((error**2).mean()) / SHARE_DEVIATION**2
     share = (error @ step + strength * prior_share) / max(float(step @ step) + strength, 1e-12)
     return float(np.clip(share, 0.0, 1.0))
+
+
+def _between_models(values: FloatArray, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the seen values less their row's mean, flat."""
+    kept = np.where(seen, values, 0.0)
+    mean = kept.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    return (kept - mean)[seen]
 
 
 def distances(projected: FloatArray, centroids: FloatArray) -> npt.NDArray[np.floating]:
@@ -79,7 +89,7 @@ def topic_centroids(projected: FloatArray, topics: int, seed: int) -> npt.NDArra
     """Return the centroids of k-means, shape (J, p), J at most ``topics``; one result per seed."""
     # Serving imports this module and fits nothing.
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     rng = np.random.default_rng(seed)
     n = len(projected)

@@ -82,3 +82,10 @@ def test_share_that_made_the_scores_is_found_from_many_and_the_prior_stands_for_
     scores = (1 - share) * network + share * topical + rng.normal(0, 0.1, network.shape)
     assert fitted_share(network, topical, scores, prior_share=0.4) == pytest.approx(share, abs=0.03)
     assert fitted_share(network, topical, np.full_like(scores, np.nan), prior_share=0.4) == 0.4
+
+
+def test_share_is_of_the_differences_between_models_not_of_a_prompts_difficulty():
+    rng = np.random.default_rng(0)
+    network, topical = rng.random((4000, 3)), rng.random((4000, 3))
+    scores = 0.5 * network + 0.5 * topical + rng.normal(0, 0.5, (4000, 1))
+    assert fitted_share(network, topical, scores, prior_share=0.0) == pytest.approx(0.5, abs=0.03)
