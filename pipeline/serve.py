@@ -14,6 +14,7 @@ from pipeline.console import say, verbose
 from pipeline.register import tracking_uri
 from policies.bundle_encoder import check_bundle_encoder
 from policies.errors import InputError
+from serve.gateway.upstreams import Upstreams
 from serve.registry import load_bundle
 from serve.settings import ServeSettings
 
@@ -37,6 +38,7 @@ def settings(config: TradewindConfig) -> ServeSettings:
             "decision": serve.decision,
             "routing": serve.routing.model_dump(),
             "log": serve.log.model_dump(),
+            "gateway": serve.gateway.model_dump(),
             "num_replicas": serve.num_replicas,
             "num_cpus_per_replica": serve.num_cpus_per_replica,
             "max_ongoing_requests": serve.max_ongoing_requests,
@@ -48,12 +50,14 @@ def run(config: TradewindConfig) -> None:
     """Serve the registry's champion, or ``serve.bundle``; print the URL once it answers; stop on Ctrl-C.
 
     Raises:
-        InputError: no policy to serve, or the port is taken.
+        InputError: no policy to serve, the gateway's settings do not suit its pool, or the port is taken.
     """
     checked = settings(config)
     _need_free_port(config.serve.host, config.serve.port)
     # Fetched before Ray starts: a missing champion is told at once, and replicas find it on disk.
-    check_bundle_encoder(load_bundle(checked), checked.encoder_backend)
+    bundle = load_bundle(checked)
+    check_bundle_encoder(bundle, checked.encoder_backend)
+    Upstreams(checked.gateway).check(bundle.pool)
     with ray_session(config):
         from ray import serve
         from ray.serve.config import HTTPOptions

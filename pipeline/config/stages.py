@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
 from serve.settings.decision import RoutingSettings
+from serve.settings.gateway import GatewaySettings
 from serve.settings.log import DecisionLogSettings
 
 
@@ -72,6 +73,7 @@ class ServeConfig(Config):
     decision: Literal["greedy", "sample"]
     routing: RoutingSettings = Field(description="named dials, exploration, sessions")
     log: DecisionLogSettings = Field(description="the decision log")
+    gateway: GatewaySettings = Field(description="the OpenAI-compatible gateway")
     bundle: PathOrUri | None = Field(
         description="policy artifact to serve instead of the registry's champion"
     )

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from serve.access.caller import Caller
 from serve.access.current import caller_of
 from serve.api.errors import ApiError, too_long
+from serve.api.sender import POLICY_HEADER
 from serve.conversation import routing_text
 from serve.gateway.client import Stream, Whole
 from serve.gateway.dial import W_COST_HEADER, read_dial
@@ -72,7 +73,7 @@ def chat_routes(runtime: Runtime) -> APIRouter:
 
 async def _answered(runtime: Runtime, kind: Kind, request: Request) -> Response:
     gateway = runtime.gateway
-    call = read_call(kind, await _body(request, int(gateway.settings.max_body_mb * 2**20)))
+    call = read_call(kind, await request.body())
     caller = caller_of(request)
     question = await _question(runtime, call, request, caller)
     try:
@@ -174,6 +175,7 @@ async def _question(runtime: Runtime, call: Call, request: Request, caller: Call
         session_id=headers.get(SESSION_HEADER),
         metadata=call.metadata,
         key_id=caller.key_id,
+        policy_version=headers.get(POLICY_HEADER) or None,
     )
 
 
@@ -209,14 +211,3 @@ def _headers(delivery: Delivery) -> dict[str, str]:
     if routed.question.retry_of is not None:
         headers["x-tradewind-retry-of"] = routed.question.retry_of
     return headers
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    blocks: list[bytes] = []
-    size = 0
-    async for block in request.stream():
-        size += len(block)
-        if size > max_bytes:
-            raise too_long("the body", f"{max_bytes} bytes", None)
-        blocks.append(block)
-    return b"".join(blocks)

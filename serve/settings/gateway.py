@@ -98,7 +98,6 @@ class GatewaySettings(BaseModel):
         ge=1,
         description="length of answer that budgets set aside where a request sets no limit",
     )
-    max_body_mb: Positive = Field(default=32.0, description="longest request, images included")
     max_answer_mb: Positive = Field(default=64.0, description="longest answer that is not a stream")
     trust_env: bool = Field(default=False, description="use HTTP(S)_PROXY of the environment")
     breaker: BreakerSettings = BreakerSettings()

@@ -16,6 +16,7 @@ from policies.bundle import RouterBundle
 from policies.costs import CostModel
 from policies.encoder import Encoder, load_encoder
 from policies.pool import ModelPool, ModelSpec
+from tests.serve.upstream import UpstreamServer
 
 POOL = ModelPool(
     "three",
@@ -60,7 +61,21 @@ def bundle(bundle_dir: Path) -> RouterBundle:
 
 
 @pytest.fixture(scope="session")
-def endpoint(ray_session: None, bundle_dir: Path) -> Iterator[str]:
+def upstream_server() -> Iterator[UpstreamServer]:
+    """What all models of the pool are called at."""
+    with UpstreamServer() as server:
+        yield server
+
+
+@pytest.fixture
+def upstream(upstream_server: UpstreamServer) -> UpstreamServer:
+    """The same, with nothing to remember."""
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_session: None, bundle_dir: Path, upstream_server: UpstreamServer) -> Iterator[str]:
     """Base URL of the application, running on Ray Serve."""
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -75,6 +90,7 @@ def endpoint(ray_session: None, bundle_dir: Path) -> Iterator[str]:
         "bundle": str(bundle_dir),
         "max_prompt_chars": MAX_PROMPT_CHARS,
         "num_cpus_per_replica": 0.5,
+        "gateway": {"upstreams": {model: {"base_url": upstream_server.url} for model in POOL.models}},
     }
     serve.run(build(arguments), name=APP_NAME, route_prefix="/")
     yield f"http://127.0.0.1:{port}"

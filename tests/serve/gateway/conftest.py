@@ -62,18 +62,6 @@ class Running:
         raise AssertionError(f"no {known} for decision {decision_id}")
 
 
-@pytest.fixture(scope="session")
-def upstream_server() -> Iterator[UpstreamServer]:
-    with UpstreamServer() as server:
-        yield server
-
-
-@pytest.fixture
-def upstream(upstream_server: UpstreamServer) -> UpstreamServer:
-    upstream_server.reset()
-    return upstream_server
-
-
 @contextmanager
 def running(settings: dict[str, Any]) -> Iterator[Running]:
     """Run the application on uvicorn in a thread."""
