@@ -63,7 +63,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send)
-        if scope["path"] == HEALTH_PATH:
+        if _path(scope) == HEALTH_PATH:
             # Even of a full replica: being busy is no illness.
             await self._app(scope, receive, answer)
             return
@@ -106,11 +106,13 @@ class Door:
         try:
             caller = self._access.authenticate(headers)
         except ApiError as error:
-            is_page = scope["path"] == "/" or scope["path"].startswith(PAGES[1:])
+            path = _path(scope)
+            is_page = path in ("", "/") or path.startswith(PAGES[1:])
             kind = 'Basic realm="Tradewind: the API key is the password", charset="UTF-8"'
             error.headers["WWW-Authenticate"] = kind if is_page else 'Bearer realm="Tradewind"'
             raise
-        is_admin = scope["path"] == ADMIN_PREFIX or scope["path"].startswith(ADMIN_PREFIX + "/")
+        path = _path(scope)
+        is_admin = path == ADMIN_PREFIX or path.startswith(ADMIN_PREFIX + "/")
         role = "admin" if is_admin else "route"
         if role not in caller.roles:
             raise ApiError(403, "role_missing", f"key '{caller.name}' lacks the role '{role}'")
@@ -171,6 +173,12 @@ class _Answer:
             )
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the application's prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _kinds(error: BaseException) -> str:

@@ -277,7 +277,7 @@ def test_a_shadow_is_counted_and_never_answers(shelf, encoder, monkeypatch):
     runtime = Runtime.open(shelf.settings())
     with serving(runtime) as url, httpx.Client(base_url=url, timeout=30.0) as client:
         answers = [client.post("/v1/route", json=ASK | {"prompt": f"Question {n}"}).json() for n in range(20)]
-        counted = runtime.metrics.totals().counters["tradewind_shadow_decisions"]
+    counted = runtime.metrics.totals().counters["tradewind_shadow_decisions"]
     assert {answer["policy_version"] for answer in answers} == {shelf.versions[0]}
     assert {version for version, _ in counted} == {shelf.versions[2]}
     assert sum(counted.values()) == 20
