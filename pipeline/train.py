@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
@@ -14,6 +15,7 @@ from pipeline.cost_scale import reference_tau_usd, scale_costs_usd, training_tau
 from pipeline.join import encoder_identity, load_outcomes, load_pool
 from pipeline.layout import RunLayout
 from pipeline.log_columns import stream_feedback
+from pipeline.log_quality import LogQuality, refuse_without_exploration
 from pipeline.provenance import refuse_training
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
@@ -67,6 +69,13 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
     tau_usd = training_tau_usd(
         config, scale_costs_usd(train.scores, train.costs_usd), reference_tau_usd(config, train)
     )
+    about: dict[str, Any] = {}
+    if isinstance(train, LoggedFeedback):
+        quality = LogQuality.of(train)
+        refuse_without_exploration(quality, config, str(layout.feedback))
+        about = {"log": quality.notes()}
+        for remark in quality.remarks(config):
+            say(f"train: {remark}")
     history = HistoryFile(layout.history)
     started = time.perf_counter()
     with ray_session(config):
@@ -87,6 +96,7 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
             "validation_rows": len(validation),
             "train_sha256": content_hash(train),
             "validation_sha256": content_hash(validation),
+            **about,
             **trained.notes,
         },
     )

@@ -14,6 +14,9 @@ from policies.barp.network import BarpNetwork
 from policies.base import Policy
 from policies.preference import dial_grid, preferences_from_w_cost
 
+MAX_WEIGHT = 100.0
+"""Largest inverse propensity in a doubly robust validation outcome."""
+
 
 @dataclass(frozen=True)
 class DialValidator:
@@ -23,7 +26,8 @@ class DialValidator:
     with a score and a cost term for every allowed model of a row. With full information these are the observed
     ones. From a log they are the doubly robust pseudo-outcomes ``mean_k + 1{k = a_i} (y_i - mean_k) / p_i`` with
     the training log's mean outcome per model as the control variate: unbiased for any logging policy with
-    positive propensities (Dudik, Langford, Li 2011, eq. 4).
+    propensities of at least 0.01 (Dudik, Langford, Li 2011, eq. 4); weights beyond 100 are cut, so that one event
+    of a tiny propensity cannot choose the checkpoint.
 
     Attributes:
         embeddings: shape (n, d).
@@ -47,7 +51,9 @@ class DialValidator:
         if "actions" in columns:
             allowed, actions = columns["eligible"], columns["actions"]
             weight = torch.zeros(allowed.shape)
-            weight[torch.arange(len(actions)), actions] = 1.0 / columns["propensities"]
+            weight[torch.arange(len(actions)), actions] = (1.0 / columns["propensities"]).clamp(
+                max=MAX_WEIGHT
+            )
             train_costs = (train["costs_usd"] / tau_usd).clamp(max=1.0)
             mean_score = _mean_per_model(train["scores"], train["actions"], allowed.shape[1])
             mean_cost = _mean_per_model(train_costs, train["actions"], allowed.shape[1])
