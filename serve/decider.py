@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from serve.settings.decision import ExplorationSettings
 __all__ = ["Decider", "Decision", "NoEligibleModelError", "UnknownModelsError"]
 
 FloatArray = npt.NDArray[np.float64]
+
+Value = TypeVar("Value")
 
 UNCONSTRAINED = Constraints()
 NO_REASONS: Mapping[str, str] = {}
@@ -82,7 +84,7 @@ class Decider:
         means = bundle.training_means
         self._trained_s: Sequence[float | None] = means.latencies_s if means else [None] * len(self._models)
         self._mean_scores = (
-            None if means is None else np.array([np.nan if s is None else s for s in means.scores])
+            None if means is None else np.array([-1.0 if score is None else score for score in means.scores])
         )
 
     def check_models(self, constraints: Constraints) -> None:
@@ -122,6 +124,7 @@ class Decider:
         if costs is None:
             costs = prompt_tokens * self._prices + self._output_costs
         latencies_s = self.latencies_s(latencies)
+        everyone = self.eligibility.everyone
         eligible, ineligible = self.eligibility.eligible(
             constraints, prompt_tokens, costs, latencies_s, unhealthy
         )
@@ -130,9 +133,9 @@ class Decider:
             # Smooth where the policy's own distribution is: its logits, in its own unit.
             values = np.log(np.maximum(policy, 1e-300))
         else:
-            values = np.where(eligible, judged.values, -np.inf)
+            values = judged.values if eligible is everyone else np.where(eligible, judged.values, -np.inf)
             policy = _one_hot(values)
-        base = policy if self._sample else _one_hot(policy)
+        base = policy if self._sample or judged is not None else _one_hot(policy)
         kept = False
         if stay is not None:
             base, kept = self._kept(stay, base, None if judged is None else values, eligible, preference[1])
@@ -140,21 +143,24 @@ class Decider:
         chosen = int(drawn.argmax())
         if drawn[chosen] < 1.0:
             chosen = draw(drawn, self._rng)
-        columns = range(len(self._models)) if eligible.all() else np.flatnonzero(eligible).tolist()
-        names = self._models
-        policy_list, cost_list = policy.tolist(), costs.tolist()
-        scores = None if judged is None else judged.scores.tolist()
+        columns = None if eligible is everyone else np.flatnonzero(eligible).tolist()
         return Decision(
-            model=names[chosen],
+            model=self._models[chosen],
             propensity=float(drawn[chosen]),
-            probabilities={names[k]: policy_list[k] for k in columns},
-            expected_costs_usd={names[k]: cost_list[k] for k in columns},
+            probabilities=self._by_name(policy.tolist(), columns),
+            expected_costs_usd=self._by_name(costs.tolist(), columns),
             ineligible=ineligible,
-            expected_scores=None if scores is None else {names[k]: scores[k] for k in columns},
-            expected_latencies_s={names[k]: latencies_s[k] for k in columns},
-            best_cost_usd=cost_list[self.best(eligible, costs)],
+            expected_scores=None if judged is None else self._by_name(judged.scores.tolist(), columns),
+            expected_latencies_s=self._by_name(latencies_s, columns),
+            best_cost_usd=float(costs[self.best(eligible, costs)]),
             kept=kept,
         )
+
+    def _by_name(self, values: Sequence[Value], columns: Sequence[int] | None) -> dict[str, Value]:
+        """Return values of the models in ``columns``, None for all, by their names."""
+        if columns is None:
+            return dict(zip(self._models, values))
+        return {self._models[k]: values[k] for k in columns}
 
     def _policy_row(
         self,
@@ -192,8 +198,10 @@ class Decider:
 
     def best(self, eligible: npt.NDArray[np.bool_], costs: FloatArray) -> int:
         """Return the column that always-best calls: the best mean score in training, else the dearest."""
-        by = costs if self._mean_scores is None else np.nan_to_num(self._mean_scores, nan=-1.0)
-        return int(np.where(eligible, by, -np.inf).argmax())
+        by = costs if self._mean_scores is None else self._mean_scores
+        if eligible is not self.eligibility.everyone:
+            by = np.where(eligible, by, -np.inf)
+        return int(by.argmax())
 
     def latencies_s(self, recent: Latencies | None) -> Sequence[float | None]:
         """Return the expected latency of each model, None where unknown."""

@@ -37,6 +37,9 @@ class Eligibility:
 
     Args:
         pool: the models.
+
+    Attributes:
+        everyone: shape (K,), the very mask that is returned when nothing rules anything out.
     """
 
     def __init__(self, pool: ModelPool) -> None:
@@ -45,8 +48,8 @@ class Eligibility:
         self._windows = [spec.context_window_tokens or float("inf") for spec in pool.specs]
         self._smallest_window = min(self._windows)
         self._tags = [frozenset(spec.tags) for spec in pool.specs]
-        self._all = np.ones(len(pool.models), dtype=bool)
-        self._all.flags.writeable = False
+        self.everyone = np.ones(len(pool.models), dtype=bool)
+        self.everyone.flags.writeable = False
 
     def check_names(self, constraints: Constraints) -> None:
         """Raise UnknownModelsError unless the pool has every model that the constraints name."""
@@ -78,7 +81,7 @@ class Eligibility:
         """
         room = prompt_tokens + constraints.completion_tokens
         if not unhealthy and room <= self._smallest_window and _unconstrained(constraints):
-            return self._all, {}
+            return self.everyone, {}
         self.check_names(constraints)
         reasons: dict[str, str] = {}
         mask = np.zeros(len(self._models), dtype=bool)
