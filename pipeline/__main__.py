@@ -49,6 +49,7 @@ STAGES = {
         "decide a prompts table over the dial", ("run", "data", "route", "encoder", "output"), records=False
     ),
     "serve": Stage("start the routing endpoint", ("serve", "tracking", "cluster"), records=False),
+    "rollback": Stage("make the previous champion the champion again", ("tracking",), records=False),
     "run": Stage("all of it: ingest to register", ("run", "data", "pool", "encoder", "policy", "train")),
 }
 

@@ -25,6 +25,8 @@ from pipeline.layout import RunLayout
 from policies import pyfunc
 from policies.bundle import RouterBundle
 from policies.errors import InputError
+from serve.registry import Registry
+from serve.settings import ServeSettings
 
 POLICY_VERSION_TAG = "policy_version"
 MAX_FINAL_METRICS = 500
@@ -90,9 +92,8 @@ def run(config: TradewindConfig) -> Registered:
             model_version = _register_new(client, uri, config, layout, bundle)
         else:
             _log_results(client, str(model_version.run_id), layout)
-        client.set_registered_model_alias(
-            config.tracking.model, config.tracking.alias, str(model_version.version)
-        )
+        served = ServeSettings(tracking_uri=uri, model=config.tracking.model, alias=config.tracking.alias)
+        Registry(served).make_champion(str(model_version.version))
     except MlflowException as error:
         raise InputError(f"tracking.uri={uri}: {error.message}") from None
     registered = Registered(

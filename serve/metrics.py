@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -96,10 +96,14 @@ class Metrics:
 
     Args:
         propensity_floor: decisions of a smaller propensity are counted.
+
+    Attributes:
+        probes: called before each flush, to tell what is counted elsewhere.
     """
 
     def __init__(self, propensity_floor: float = 0.01) -> None:
         self._floor = propensity_floor
+        self.probes: list[Callable[[], None]] = []
         self._totals: dict[str, defaultdict[Labels, float]] = {
             i.name: defaultdict(float) for i in INSTRUMENTS if i.kind == "counter"
         }
@@ -187,6 +191,8 @@ class Metrics:
 
     def flush(self) -> None:
         """Hand what was collected since the last flush to Ray's exporter."""
+        for probe in self.probes:
+            probe()
         for name, totals in self._totals.items():
             flushed = self._flushed[name]
             for labels, total in totals.items():

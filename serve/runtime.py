@@ -61,6 +61,11 @@ class Runtime:
         releases = Releases.open(settings)
         journal = Journal.open(settings.log)
         metrics = Metrics(settings.metrics.propensity_floor)
+        embeddings = releases.champion.embedder.cache
+        metrics.probes += [
+            lambda: metrics.set_embeddings(embeddings.hits, embeddings.misses),
+            lambda: metrics.set_journal_backlog(journal.backlog()),
+        ]
         service = RoutingService(releases, journal, metrics, settings.routing.sessions)
         gateway = Gateway.open(
             settings.gateway, releases.champion.bundle.pool, service, journal, metrics, access

@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
+from serve.settings.access import AccessSettings
 from serve.settings.decision import RoutingSettings
 from serve.settings.gateway import GatewaySettings
 from serve.settings.log import DecisionLogSettings
+from serve.settings.metrics import MetricsSettings
+from serve.settings.releases import ReleaseSettings
+from serve.settings.scaling import ScalingSettings
 
 
 class TrainConfig(Config):
@@ -74,6 +78,10 @@ class ServeConfig(Config):
     routing: RoutingSettings = Field(description="named dials, exploration, sessions")
     log: DecisionLogSettings = Field(description="the decision log")
     gateway: GatewaySettings = Field(description="the OpenAI-compatible gateway")
+    scaling: ScalingSettings = Field(description="autoscaling and the queue")
+    releases: ReleaseSettings = Field(description="canary, shadow, pinned versions")
+    access: AccessSettings = Field(description="API keys, limits, budgets")
+    metrics: MetricsSettings = Field(description="figures and traces")
     bundle: PathOrUri | None = Field(
         description="policy artifact to serve instead of the registry's champion"
     )

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline import register
+from pipeline import register, rollback
 from pipeline.compose import load_config, record_config
 from pipeline.config import TradewindConfig
 from pipeline.layout import RunLayout
@@ -189,3 +189,22 @@ def test_another_policy_takes_the_alias_and_the_old_one_can_take_it_back(case, c
     assert (
         str(client.get_model_version_by_alias("tradewind-router", "champion").version) == case.first.version
     )
+
+
+def test_a_rollback_brings_the_champion_before_this_one_back(case, client):
+    def aliases() -> dict[str, str]:
+        return {k: str(v) for k, v in client.get_registered_model("tradewind-router").aliases.items()}
+
+    overrides = [f"run.root={case.config.run.root}", "run.name=three"]
+    config = load_config(overrides)
+    bundle_of(0.7).save(RunLayout.of(config).policy)
+    before = aliases()["champion"]
+    third = register.run(config).version
+    assert aliases() == {"champion": third, "previous": before}
+    assert rollback.run(config).model_version == before
+    assert aliases() == {"champion": before, "previous": third}
+
+
+def test_a_rollback_without_a_registered_model_says_so(tmp_path):
+    with pytest.raises(InputError, match="register a policy first"):
+        rollback.run(load_config([f"run.root={tmp_path}"]))
