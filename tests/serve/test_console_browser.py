@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from serve.access.keys import new_key
 from serve.runtime import Runtime
 from serve.settings import ServeSettings
 from tests.browser import chromium, complaints, needs_browser
@@ -42,7 +44,16 @@ def unscored_url(bundle_dir):
 
 
 @pytest.fixture(scope="module")
-def browser(url, unscored_url):
+def locked(bundle_dir):
+    """URL of an endpoint with keys, and a key."""
+    key, entry = new_key("console")
+    settings = ServeSettings.parse({"bundle": str(bundle_dir), "access": {"keys": [entry.model_dump()]}})
+    with serving(Runtime.open(settings)) as url:
+        yield url, key
+
+
+@pytest.fixture(scope="module")
+def browser(url, unscored_url, locked):
     with chromium() as browser:
         yield browser
 
@@ -188,3 +199,19 @@ def test_a_policy_without_scores_is_drawn_by_cost_and_shares(visit, unscored_url
     expect(page.locator("#probabilities svg")).to_be_visible()
     expect(page.locator("#at-dial")).not_to_contain_text("score")
     assert found == []
+
+
+def test_with_keys_the_browser_asks_once_and_the_page_works(visit, locked):
+    url, key = locked
+    page, found = visit(url, http_credentials={"username": "anyone", "password": key})
+    decide(page, "Write a haiku.")
+    expect(page.locator("#traffic-figures")).to_contain_text("Decisions")
+    assert found == []
+
+
+@pytest.mark.parametrize("path", ["/", "/console/console.js", "/v1/dial", "/v1/traffic"])
+def test_without_a_key_there_is_no_page(locked, path):
+    answer = httpx.get(locked[0] + path)
+    assert answer.status_code == 401
+    # What a browser goes to first makes it ask for the key.
+    assert answer.headers["www-authenticate"].startswith("Bearer" if path.startswith("/v1") else "Basic")
