@@ -12,6 +12,7 @@ from typing import Literal
 from ray.serve import metrics
 
 from serve.journal.records import DecisionRecord
+from serve.tracing import Tracing
 
 Labels = tuple[str, ...]
 
@@ -99,11 +100,13 @@ class Metrics:
 
     Attributes:
         probes: called before each flush, to tell what is counted elsewhere.
+        tracing: makes spans of what is timed, None when traces are off.
     """
 
     def __init__(self, propensity_floor: float = 0.01) -> None:
         self._floor = propensity_floor
         self.probes: list[Callable[[], None]] = []
+        self.tracing: Tracing | None = None
         self._totals: dict[str, defaultdict[Labels, float]] = {
             i.name: defaultdict(float) for i in INSTRUMENTS if i.kind == "counter"
         }
@@ -117,6 +120,9 @@ class Metrics:
     def stage(self, name: str, seconds: float) -> None:
         """Time one stage of a request: ``embed``, ``decide``, ``journal``, ``first_byte``, ``request`` ..."""
         self._observed.append(("tradewind_stage_seconds", (name,), seconds))
+        # The request's own span is the door's.
+        if self.tracing is not None and name != "request":
+            self.tracing.stage(name, seconds)
 
     def decided(self, record: DecisionRecord) -> None:
         """Count a decision, its expected cost and what it saves."""
@@ -136,6 +142,8 @@ class Metrics:
         """Count and time a call to an upstream; ``result`` is ``ok`` or a short error code."""
         self._totals["tradewind_upstream_calls"][(model, result)] += 1
         self._observed.append(("tradewind_upstream_seconds", (model,), seconds))
+        if self.tracing is not None:
+            self.tracing.stage("upstream", seconds, {"model": model, "result": result})
 
     def spent(self, model: str, usd: float) -> None:
         """Add what an upstream call cost."""

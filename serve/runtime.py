@@ -17,6 +17,7 @@ from serve.metrics import Metrics
 from serve.releases import Releases
 from serve.service import RoutingService
 from serve.settings import ServeSettings
+from serve.tracing import Tracing
 from serve.watch import Watch
 
 
@@ -61,6 +62,8 @@ class Runtime:
         releases = Releases.open(settings)
         journal = Journal.open(settings.log)
         metrics = Metrics(settings.metrics.propensity_floor)
+        if settings.metrics.traces:
+            metrics.tracing = Tracing.open()
         embeddings = releases.champion.embedder.cache
         metrics.probes += [
             lambda: metrics.set_embeddings(embeddings.hits, embeddings.misses),

@@ -86,6 +86,7 @@ class RoutingService:
                 f"{release.bundle.encoder.name}"
             )
         embedded = time.perf_counter()
+        self._metrics.stage("embed", embedded - started)
         now = datetime.now(UTC)
         stay = self._stay(question, now)
         decision = release.decider.decide(
@@ -99,13 +100,12 @@ class RoutingService:
             explore=stay is None or self._sessions.explore,
         )
         decided = time.perf_counter()
+        self._metrics.stage("decide", decided - embedded)
         routed = Routed(decision_id, question, decision, release)
         record = self._record(routed, vector, now)
         if record.embedding is not None:
             await self._describe(release)
         await self._journal.record(record)
-        self._metrics.stage("embed", embedded - started)
-        self._metrics.stage("decide", decided - embedded)
         self._metrics.stage("journal", time.perf_counter() - decided)
         self._metrics.decided(record)
         self.recent.add(release.bundle.encoder, vector, question.prompt_tokens)

@@ -67,6 +67,15 @@ class Door:
             # Even of a full replica: being busy is no illness.
             await self._app(scope, receive, answer)
             return
+        tracing = self._metrics.tracing
+        if tracing is None:
+            await self._answer(scope, receive, answer)
+            return
+        with tracing.request(scope["method"], _path(scope), Headers(scope=scope)) as span:
+            await self._answer(scope, receive, answer)
+            tracing.answered(span, answer.status)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         started = time.perf_counter()
         self._in_flight += 1
         self._metrics.set_in_flight(self._in_flight)
