@@ -3,9 +3,10 @@
     python benchmarks/serve.py [--rounds 300] [--seconds 8] [--bundle runs/example/policy]
 
 Both run in one Ray Serve behind one proxy, on loopback, and are measured alternately, so that a noisy machine
-weighs on both alike. Without ``--bundle`` an untrained BaRP network over eleven models decides: its cost is that of a
-trained one. Prints one JSON line. ``cached`` repeats one prompt, ``fresh`` never repeats; in process means the
-same work without HTTP and Ray.
+weighs on both alike. The endpoint records every decision in its journal on disk before it answers. Without
+``--bundle`` an outcome model with random weights decides over eleven models: its cost is that of a trained one. Prints
+one JSON line. ``cached`` repeats one prompt, ``fresh`` never repeats; in process means the same work without HTTP and
+Ray.
 """
 
 import argparse
@@ -27,15 +28,10 @@ from fastapi import FastAPI, Request, Response
 # Before this script's folder, where `serve` would be this very file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from policies.barp.network import BarpNetwork, NetworkShape
-from policies.barp.policy import BarpPolicy
+from benchmarks.serving_bundle import example_bundle
 from policies.bundle import RouterBundle
 from policies.bundle_encoder import load_bundle_encoder
-from policies.costs import CostModel
-from policies.encoder import encoder_identity
-from policies.pool import ModelPool, ModelSpec
 
-N_MODELS = 11
 WORDS_PER_PROMPT = 40
 CLIENTS = 8
 WORDS = (
@@ -59,16 +55,6 @@ class NoOp:
             return Response(self.answer, media_type="application/json")
 
         return app
-
-
-def example_bundle(directory: Path) -> Path:
-    specs = [ModelSpec(f"model-{k:02d}", 0.1 * 1.4**k, 0.4 * 1.4**k) for k in range(N_MODELS)]
-    pool = ModelPool("benchmark", tuple(specs))
-    identity = encoder_identity("minilm", "auto", 256)
-    network = BarpNetwork(NetworkShape(embedding_dim=identity.dimension, n_models=N_MODELS))
-    costs = CostModel(pool.prices_per_token_usd, 50.0, pool.prices_per_token_usd[:, 1] * 200)
-    RouterBundle(BarpPolicy(pool.models, network), pool, identity, costs, tau_usd=0.01).save(directory)
-    return directory
 
 
 def prompts(seed: int) -> Iterator[str]:
@@ -140,7 +126,7 @@ def repeat(text: str) -> Iterator[str]:
         yield text
 
 
-def start(bundle_dir: Path) -> int:
+def start(bundle_dir: Path, log: Path) -> int:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -157,7 +143,7 @@ def start(bundle_dir: Path) -> int:
     os.chdir(Path(__file__).resolve().parents[1])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=quiet)
-    arguments = {"bundle": str(bundle_dir), "num_cpus_per_replica": 0.5}
+    arguments = {"bundle": str(bundle_dir), "num_cpus_per_replica": 0.5, "log": {"directory": str(log)}}
     serve.run(build(arguments), name="router", route_prefix="/", logging_config=quiet)
     answer = Client(port, "/v1/route").ask("How long is an answer?")
     noop = serve.deployment(name="noop", ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64)(
@@ -200,7 +186,7 @@ def main() -> int:
         bundle_dir = (options.bundle or example_bundle(Path(scratch) / "policy")).absolute()
         load_before = os.getloadavg()[0]
         inside = in_process(bundle_dir, options.rounds)
-        port = start(bundle_dir)
+        port = start(bundle_dir, Path(scratch) / "log")
         try:
             route, noop = Client(port, "/v1/route"), Client(port, "/noop/v1/route")
             fresh = prompts(1)

@@ -72,6 +72,16 @@ Row = tuple[Any, ...]
 Job = Row | _Told
 
 
+class _LockFile:
+    """A file descriptor that is closed with the thread that it belongs to."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class Journal:
     """Decisions and what came of them. Made by :meth:`open`.
 
@@ -213,13 +223,18 @@ class Journal:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # Opened anew each time: a lock belongs to an open file, and threads of this process take turns as well.
-        handle = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A lock belongs to an open file; one for each thread, so that threads take turns as processes do.
+        handle = getattr(self._local, "lock", None)
+        if handle is None:
+            handle = self._local.lock = self._open_lock()
+        fcntl.flock(handle.fd, fcntl.LOCK_EX)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            fcntl.flock(handle.fd, fcntl.LOCK_UN)
+
+    def _open_lock(self) -> _LockFile:
+        return _LockFile(os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def _transact(self, jobs: list[Job]) -> list[OutcomeStatus]:
         traffic, changed = TrafficChanges(), Counter[int]()
