@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from serve.api.admin import admin_routes
 from serve.api.chat import chat_routes
@@ -18,6 +20,8 @@ from serve.api.feedback import feedback_routes
 from serve.api.route import route_routes
 from serve.runtime import Runtime
 from serve.schemas import openapi_components
+
+HOT_PATHS = ("/v1/route", "/v1/chat/completions", "/v1/completions")
 
 
 def create_app(runtime: Runtime) -> FastAPI:
@@ -39,6 +43,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(chat_routes(runtime))
     app.include_router(console_routes(runtime))
     app.include_router(admin_routes(runtime))
+    _shorten(app, route_routes(runtime), chat_routes(runtime))
     handle_errors(app)
     app.add_middleware(
         Door,
@@ -49,6 +54,20 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     _complete_openapi(app)
     return app
+
+
+def _shorten(app: FastAPI, *routers: APIRouter) -> None:
+    """Find the routes that are asked most first, and without FastAPI's work that they have no use for.
+
+    They take the request and return a response, so that dependencies, validation and serialisation have nothing to
+    do; the routes that FastAPI knows stay behind them for the documentation.
+    """
+    app.router.routes[:0] = [
+        Route(route.path, route.endpoint, methods=["POST"])
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.path in HOT_PATHS
+    ]
 
 
 def _complete_openapi(app: FastAPI) -> None:

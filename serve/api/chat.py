@@ -154,17 +154,18 @@ async def _question(runtime: Runtime, call: Call, request: Request, caller: Call
     if length > allowed:
         field = "messages" if call.kind == "chat/completions" else "prompt"
         raise too_long(f"{length} characters", f"{allowed} characters", field)
-    declared = {tag for spec in bundle.pool.specs for tag in spec.tags}
-    models = gateway.upstreams.with_endpoint(bundle.pool) if dial.pinned is None else (dial.pinned,)
-    if models == ():
-        raise ApiError(503, "no_endpoint", "no model of the pool has an endpoint", "model")
+    offer = gateway.upstreams.offer(bundle.pool)
+    models = offer.models if dial.pinned is None else (dial.pinned,)
+    if offer.models is not None and (not offer.models or dial.pinned not in (None, *offer.models)):
+        what = f"model '{dial.pinned}' has no endpoint" if dial.pinned else "no model has an endpoint"
+        raise ApiError(503, "no_endpoint", what, "model")
     constraints = Constraints(
         models=models,
         max_cost_usd=_least(
             _max_cost_usd(headers.get(MAX_COST_HEADER)), await runtime.access.remaining_usd(caller)
         ),
         # A pool that never names a capability does not say which models lack it.
-        needs=() if dial.pinned else tuple(need for need in call.needs if need in declared),
+        needs=() if dial.pinned else tuple(need for need in call.needs if need in offer.tags),
         completion_tokens=call.completion_tokens or 0,
     )
     return Question(

@@ -189,17 +189,21 @@ class UpstreamClient:
         )
 
     async def _body(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        content = response.content
         blocks: list[bytes] = []
         size = 0
-        while True:
-            async with _limit(self._settings.read_timeout_s, deadline, "read_timeout"):
-                block = await response.content.readany()
-            if not block:
-                return b"".join(blocks)
+        while not content.at_eof():
+            if content.is_eof():
+                # Mostly the whole answer came with its head: nothing to wait for.
+                block = content.read_nowait()
+            else:
+                async with _limit(self._settings.read_timeout_s, deadline, "read_timeout"):
+                    block = await content.readany()
             blocks.append(block)
             size += len(block)
             if size > self._max_answer_bytes:
                 raise UpstreamFailedError(Fault("too_long", counts=False))
+        return b"".join(blocks)
 
 
 async def _refusal(response: aiohttp.ClientResponse, upstream: Upstream) -> Fault:

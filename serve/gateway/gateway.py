@@ -149,7 +149,9 @@ class Gateway:
                 excluded = (*excluded, model)
                 question = replace(question, retry_of=routed.decision_id)
             except BaseException:
-                self._failed(routed, reservation, CLIENT_LEFT, time.monotonic() - started)
+                # The upstream may have worked for nothing, and will send its bill.
+                expected_usd = routed.decision.expected_costs_usd[model]
+                self._failed(routed, reservation, CLIENT_LEFT, time.monotonic() - started, expected_usd)
                 raise
             else:
                 self._metrics.stage("first_byte", time.monotonic() - started)
@@ -239,8 +241,10 @@ class Gateway:
             self._record(routed.decision_id, Outcome(error="not_admitted"))
             raise
 
-    def _failed(self, routed: Routed, reservation: Reservation, code: str, seconds: float) -> None:
-        self._access.settle(reservation, 0.0)
+    def _failed(
+        self, routed: Routed, reservation: Reservation, code: str, seconds: float, usd: float = 0.0
+    ) -> None:
+        self._access.settle(reservation, usd)
         self._metrics.upstream(routed.decision.model, code, seconds)
         self._record(routed.decision_id, Outcome(latency_s=seconds, error=code))
 

@@ -18,6 +18,7 @@ from serve.gateway.request import Kind
 from serve.settings.gateway import GatewaySettings, UpstreamSettings
 
 NO_ENDPOINT = "it has no endpoint"
+MAX_OFFERS = 16
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ class Upstream:
         return text.replace(self.key, "***") if self.key else text
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What the gateway can do with a pool.
+
+    Attributes:
+        pool: the models.
+        models: those that have an upstream, None when all have one.
+        tags: all capabilities that the pool names.
+    """
+
+    pool: ModelPool
+    models: tuple[str, ...] | None
+    tags: frozenset[str]
+
+
 class Upstreams:
     """Finds the upstream of each model. Circuit breakers outlive a change of the policy.
 
@@ -74,6 +90,7 @@ class Upstreams:
         self._settings = settings
         self._environment = environment
         self._upstreams: dict[tuple[str, str | None], Upstream | str] = {}
+        self._offers: dict[int, Offer] = {}
 
     def check(self, pool: ModelPool) -> None:
         """Check the settings against the pool that is served.
@@ -112,10 +129,18 @@ class Upstreams:
                 reasons[found.name] = f"its upstream failed lately; tried again in {wait} s"
         return reasons
 
-    def with_endpoint(self, pool: ModelPool) -> tuple[str, ...] | None:
-        """Return the models of a pool that have an upstream, None when all have one."""
-        names = tuple(spec.name for spec in pool.specs if isinstance(self.of(spec), Upstream))
-        return None if len(names) == len(pool.specs) else names
+    def offer(self, pool: ModelPool) -> Offer:
+        """Return what the gateway can do with a pool."""
+        known = self._offers.get(id(pool))
+        if known is None or known.pool is not pool:
+            # Few pools are in use at a time; those of the past must not pile up.
+            if len(self._offers) >= MAX_OFFERS:
+                self._offers.clear()
+            names = tuple(spec.name for spec in pool.specs if isinstance(self.of(spec), Upstream))
+            models = None if len(names) == len(pool.specs) else names
+            tags = frozenset(tag for spec in pool.specs for tag in spec.tags)
+            known = self._offers[id(pool)] = Offer(pool, models, tags)
+        return known
 
     def _made(self, spec: ModelSpec) -> Upstream | str:
         own = self._settings.upstreams.get(spec.name, UpstreamSettings())

@@ -246,6 +246,13 @@ def test_models_without_an_endpoint_are_not_chosen(start, upstream):
     assert first_choice(app.client()) == "small"
 
 
+def test_a_named_model_without_an_endpoint_is_told(start, upstream):
+    client = start(upstreams={"small": {"base_url": upstream.url}}).client()
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model="large", messages=ASK)
+    assert (caught.value.code, "'large'" in caught.value.message) == ("no_endpoint", True)
+
+
 def test_without_any_endpoint_the_gateway_says_so(start):
     with pytest.raises(openai.InternalServerError) as caught:
         start(upstreams={}).client().chat.completions.create(model="tradewind", messages=ASK)
