@@ -22,7 +22,7 @@ from serve.settings import ServeSettings
 from tests.serve.scored import HOSTILE, save_scored_bundle
 
 
-def open_client(bundle_dir) -> TestClient:
+def open_client(bundle_dir):
     return TestClient(create_app(Runtime.open(ServeSettings(bundle=str(bundle_dir)))))
 
 
