@@ -42,9 +42,11 @@ def explored(
 def draw(probabilities: FloatArray, rng: np.random.Generator) -> int:
     """Return a column drawn from a distribution, shape (K,); one of probability 0 never comes."""
     cumulative = probabilities.cumsum()
-    # side="right" skips columns of probability 0, whose cumulative value equals their predecessor's.
-    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(index, int(np.flatnonzero(probabilities)[-1]))
+    # "right" skips columns of probability 0, whose cumulative value equals their predecessor's.
+    index = int(cumulative.searchsorted(rng.random() * cumulative[-1], "right"))
+    if index < len(probabilities):
+        return index
+    return int(np.flatnonzero(probabilities)[-1])  # the product was rounded up to the sum itself
 
 
 def _softmax(values: FloatArray, eligible: npt.NDArray[np.bool_], temperature: float) -> FloatArray:
