@@ -1,12 +1,15 @@
-"""LLM Bandit: identity vectors with out-of-fold predictions, then the set policy."""
+"""LLM Bandit: identity vectors with out-of-fold predictions, then the set policy: supervised, then PPO."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
 
 from pipeline.comparisons import load_comparisons
 from pipeline.config import TradewindConfig
@@ -16,15 +19,18 @@ from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.validation import DialValidator
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import CalibratedModel, calibrated_identity_vectors
-from policies.llm_bandit.contexts import decision_table
+from policies.llm_bandit.contexts import DecisionTable, decision_table
 from policies.llm_bandit.irt_training import IrtSettings
 from policies.llm_bandit.observations import Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
+from policies.llm_bandit.ppo import SetPpoConfig
 from policies.llm_bandit.pretraining import PretrainSettings, pretrain
 from policies.llm_bandit.sampling import SetSampler
 from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
 from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.rllib.columns import training_columns
+
+PPO_KEYS = ("reward", "policy_loss", "value_loss", "entropy")
 
 
 def irt_settings(config: TradewindConfig) -> IrtSettings:
@@ -57,14 +63,125 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pretrain(network, table, sampler, settings, seed=seed, record=_recorder(data, "pretrain"))
-    trained = LlmBanditPolicy(model.network, model.arms, FrozenSetPolicy.of(network))
+    judge = _Judge.of(model, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        best, stage2 = reinforce(config, data, table, sampler, network, judge)
     notes = {
-        "validation_reward": validation_reward(trained, data),
+        **stage2,
         "log_loss": model.log_loss[1],
         "platt_slope": model.network.platt[0],
         "identity_std": float(model.arms.identity_std.mean()),
     }
-    return TrainedPolicy(trained, notes)
+    return TrainedPolicy(judge.policy(best), notes)
+
+
+def reinforce(
+    config: TradewindConfig,
+    data: TrainingInputs,
+    table: DecisionTable,
+    sampler: SetSampler,
+    network: SetPolicyNetwork,
+    judge: _Judge,
+) -> tuple[SetPolicyNetwork, dict[str, Any]]:
+    """Improve a pretrained network by PPO; return the best by validation reward, which may be the pretrained one."""
+    settings = _settings(config).ppo
+    best, best_reward, best_iteration = network, judge.reward(network), 0
+    pretrained_reward = best_reward
+    if settings.iterations:
+        algorithm = ppo_config(config, data.scratch, table, sampler, network).build_algo()
+        try:
+            with progress(settings.iterations, "ppo", unit="iteration") as bar:
+                for iteration in range(1, settings.iterations + 1):
+                    result = algorithm.train()
+                    line = {"stage": "ppo", "iteration": iteration, **{key: result[key] for key in PPO_KEYS}}
+                    if iteration % settings.validate_every == 0 or iteration == settings.iterations:
+                        current = algorithm.network()
+                        line["validation_reward"] = reward = judge.reward(current)
+                        if reward > best_reward:
+                            best, best_reward, best_iteration = current, reward, iteration
+                    data.record(line)
+                    bar.update()
+        finally:
+            algorithm.stop()
+    return best, {
+        "validation_reward": best_reward,
+        "pretrained_reward": pretrained_reward,
+        "ppo_iterations": settings.iterations,
+        "best_iteration": best_iteration,
+    }
+
+
+def ppo_config(
+    config: TradewindConfig,
+    scratch: Path,
+    table: DecisionTable,
+    sampler: SetSampler,
+    network: SetPolicyNetwork,
+) -> SetPpoConfig:
+    """Write what PPO starts from below ``scratch`` and return RLlib's configuration."""
+    settings, train = _settings(config).ppo, config.train
+    table.write(scratch / "decisions")
+    weights = scratch / "pretrained.safetensors"
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+    ppo = (
+        SetPpoConfig()
+        .debugging(seed=config.run.seed)
+        .router(
+            scratch / "decisions",
+            network.shape,
+            sampler,
+            sets_per_iteration=settings.sets_per_iteration,
+            preferences_per_set=settings.preferences_per_set,
+            weights=weights,
+        )
+        .training(
+            lr=settings.lr,
+            minibatch_size=min(settings.minibatch_sets, settings.sets_per_iteration),
+            num_epochs=settings.epochs,
+            clip_param=settings.clip,
+            entropy_coeff=settings.entropy_coeff,
+            vf_loss_coeff=settings.value_coeff,
+            mixup_alpha=settings.mixup_alpha,
+        )
+        .learners(num_learners=train.num_learners, num_gpus_per_learner=train.num_gpus_per_learner)
+    )
+    assert isinstance(ppo, SetPpoConfig)
+    return ppo
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Measures a set policy on the validation rows."""
+
+    model: CalibratedModel
+    validator: DialValidator
+    prompt_tokens: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, model: CalibratedModel, data: TrainingInputs) -> _Judge:
+        validation = data.validation
+        if isinstance(validation, LoggedFeedback):
+            validation = validation.scored()
+        else:
+            complete = validation.complete()
+            validation = complete if len(complete) else validation.rows(validation.observed.any(axis=1))
+        columns, train = (
+            {
+                name: torch.from_numpy(np.require(c, requirements=["C", "W"]))
+                for name, c in training_columns(part).items()
+            }
+            for part in (validation, data.train)
+        )
+        return cls(model, DialValidator.of(columns, train, data.tau_usd), validation.prompt_tokens)
+
+    def policy(self, network: SetPolicyNetwork) -> LlmBanditPolicy:
+        """Return the router of a network."""
+        return LlmBanditPolicy(self.model.network, self.model.arms, FrozenSetPolicy.of(network))
+
+    def reward(self, network: SetPolicyNetwork) -> float:
+        """Return the mean reward over the dial of greedy decisions."""
+        return self.validator.mean_reward_of(self.policy(network), self.prompt_tokens)
 
 
 def identity_stage(
@@ -88,26 +205,6 @@ def identity_stage(
             record=_recorder(data, "identity"),
             progress=lambda: bar.update(),
         )
-
-
-def validation_reward(policy: LlmBanditPolicy, data: TrainingInputs) -> float:
-    """Return the mean reward over the dial of greedy decisions on the validation rows."""
-    validation = data.validation
-    if isinstance(validation, LoggedFeedback):
-        validation = validation.scored()
-    elif len(validation.complete()):
-        validation = validation.complete()
-    else:
-        validation = validation.rows(validation.observed.any(axis=1))
-    columns, train = (
-        {
-            name: torch.from_numpy(np.require(c, requirements=["C", "W"]))
-            for name, c in training_columns(part).items()
-        }
-        for part in (validation, data.train)
-    )
-    validator = DialValidator.of(columns, train, data.tau_usd)
-    return validator.mean_reward_of(policy, validation.prompt_tokens)
 
 
 def _settings(config: TradewindConfig) -> LlmBanditSettings:

@@ -103,6 +103,24 @@ class PretrainConfig(Config):
     lr: Positive
 
 
+class PpoSettings(Config):
+    """Reinforcement learning from the pretrained policy; the iteration with the best validation reward is kept."""
+
+    iterations: Annotated[int, Field(ge=0)]
+    sets_per_iteration: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        description="prompts with a candidate set, drawn in pairs of neighbours, in an iteration"
+    )
+    preferences_per_set: Count = Field(description="decisions that share a prompt and a candidate set")
+    minibatch_sets: Count
+    epochs: Count = Field(description="passes over an iteration's decisions")
+    lr: Positive
+    clip: Fraction
+    entropy_coeff: NonNegative
+    value_coeff: NonNegative
+    mixup_alpha: NonNegative = Field(description="Beta parameter of on-manifold mixup; 0 turns it off")
+    validate_every: Count = Field(description="iterations between two validations")
+
+
 class LlmBanditSettings(Config):
     """LLM Bandit (arXiv 2502.02743): identity vectors and a policy over any candidate set."""
 
@@ -113,4 +131,5 @@ class LlmBanditSettings(Config):
     set: SetConfig
     candidates: CandidatesConfig
     pretrain: PretrainConfig
+    ppo: PpoSettings
     importance_clip: Positive = Field(description="largest 1 / propensity in logged mode")

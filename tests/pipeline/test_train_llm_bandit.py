@@ -26,6 +26,10 @@ QUICK = (
     "policy.logged.loading_decay=0.1",
     "policy.simulated_online.epochs=15",
     "policy.pretrain.steps=60",
+    "policy.ppo.iterations=4",
+    "policy.ppo.sets_per_iteration=32",
+    "policy.ppo.minibatch_sets=16",
+    "policy.ppo.validate_every=2",
 )
 
 
@@ -62,7 +66,8 @@ def test_trained_policy_beats_the_best_single_model(ray_session, tables, tmp_pat
     assert gain > 0.02
     assert RouterBundle.load(layout.policy).policy.kind == "llm_bandit"
     stages = {json.loads(line)["stage"] for line in layout.history.read_text().splitlines()}
-    assert {"identity", "pretrain"} <= stages
+    assert stages == {"identity", "pretrain", "ppo"}
+    assert bundle.notes["validation_reward"] >= bundle.notes["pretrained_reward"]
 
 
 def comparisons_file(folder, rows):
