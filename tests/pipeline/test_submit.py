@@ -5,13 +5,11 @@ import pty
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,50 +24,9 @@ from pipeline.layout import RunLayout
 from pipeline.lock import installed_closure, read_lock
 from pipeline.submit import checked_overrides, job_requirements, stage_working_dir
 from policies.errors import InputError
+from tests.pipeline.nodes import ENVIRONMENT, Relay, free_port, kill_all_of, start_node, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "TRADEWIND_TEST_CLUSTER"
-ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "PYTHONPATH": "",
-    # As after activating the environment: a job's `python` is the one that its node finds first.
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_node(folder, *arguments):
-    """Start a node with `ray start`, in a session of its own."""
-    subprocess.Popen(
-        [
-            Path(sys.executable).with_name("ray"),
-            "start",
-            "--block",
-            "--disable-usage-stats",
-            "--object-store-memory=100000000",
-            f"--dashboard-agent-listen-port={free_port()}",  # by default one that other clusters here use too
-            *arguments,
-        ],
-        env={**ENVIRONMENT, MARK: str(folder)},
-        cwd=folder,
-        stdout=(folder / "ray.log").open("a"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def wait_until(condition, what, timeout_s=120.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def answers(url):
@@ -101,19 +58,6 @@ def address():
     finally:
         kill_all_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def kill_all_of(folder):
-    """Kill what `start_node` started and all that came of it, found by the mark in its environment.
-
-    `ray stop` would end every Ray on the machine.
-    """
-    mark = f"{MARK}={folder}".encode()
-    for _ in range(2):  # a second time for what was started meanwhile
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if mark in environment.read_bytes().split(b"\0"):
-                    os.kill(int(environment.parent.name), signal.SIGKILL)
 
 
 def tradewind(*arguments, cwd=ROOT):
@@ -162,8 +106,11 @@ def test_the_jobs_exit_code_is_returned(address, tmp_path):
     assert f"error: {tmp_path}/missing.parquet: no such file" in done.stdout
 
 
-def interrupt(arguments, answer, *, after):
-    """Run a command on a terminal, press Ctrl-C once ``after`` was printed, answer, and return (code, output)."""
+def interrupt(arguments, answer, *, after, meanwhile=lambda: None):
+    """Run a command on a terminal, press Ctrl-C once ``after`` was printed, answer, and return (code, output).
+
+    ``meanwhile`` is called in between.
+    """
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
@@ -181,6 +128,7 @@ def interrupt(arguments, answer, *, after):
         line = process.stdout.readline()
         assert line, printed
         printed += line
+    meanwhile()
     process.send_signal(signal.SIGINT)
     os.write(master, f"{answer}\n".encode())
     rest, _ = process.communicate(timeout=120)
@@ -196,8 +144,18 @@ def test_ctrl_c_leaves_the_job_running_or_stops_it(address, tmp_path):
     assert code == 130
     follow = re.search(r"left running\. Follow it again: python -m pipeline (attach \S+ \S+)", printed)
     assert follow, printed
-    code, printed = interrupt(follow.group(1).split(), "y", after="embed: 5000 prompts")
+    relay = Relay(int(address.rpartition(":")[2]))
+    attach = ["attach", f"http://127.0.0.1:{relay.port}", follow.group(1).split()[2]]
+
+    def lose_connection():
+        relay.cut()
+        wait_until(lambda: relay.n_open > 0, lambda: "the client did not come back")
+        time.sleep(2)  # time to show all again, if it would
+
+    code, printed = interrupt(attach, "y", after="embed: 5000 prompts", meanwhile=lose_connection)
+    relay.close()
     assert code == 130
+    assert printed.count("embed: 5000 prompts") == 1
     assert printed.splitlines()[-1].endswith(": stopped"), printed
     assert not layout.embeddings.exists()
 
