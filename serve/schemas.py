@@ -168,18 +168,20 @@ class RouteAnswer(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model of the pool. Prices in USD per million tokens."""
+    """What a request may name as its model. Prices in USD per million tokens; the router has none of its own."""
 
     id: str
     object: Literal["model"] = "model"
-    input_price_per_mtok_usd: float
-    output_price_per_mtok_usd: float
-    context_window_tokens: int | None
-    tags: list[str]
+    created: int = Field(description="when it was loaded here, Unix seconds")
+    owned_by: str = Field(description="tradewind: the router itself; else the name of the model's pool")
+    input_price_per_mtok_usd: float | None = None
+    output_price_per_mtok_usd: float | None = None
+    context_window_tokens: int | None = None
+    tags: list[str] = []
 
 
 class ModelsAnswer(BaseModel):
-    """The models that may be chosen."""
+    """The router under each of its names, and the models that may be chosen."""
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]

@@ -17,6 +17,7 @@ from serve.api.console import console_routes
 from serve.api.door import Door
 from serve.api.errors import handle_errors
 from serve.api.feedback import feedback_routes
+from serve.api.models import models_routes
 from serve.api.route import route_routes
 from serve.runtime import Runtime
 from serve.schemas import openapi_components
@@ -37,8 +38,12 @@ def create_app(runtime: Runtime) -> FastAPI:
         version="1",
         description="Which model should answer this prompt?",
         lifespan=lifespan,
+        # Their pages load scripts from another host; the description itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(route_routes(runtime))
+    app.include_router(models_routes(runtime))
     app.include_router(feedback_routes(runtime))
     app.include_router(chat_routes(runtime))
     app.include_router(console_routes(runtime))

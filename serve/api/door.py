@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/healthz"
 ADMIN_PREFIX = "/admin"
-PAGES = ("/", "/console", "/docs", "/redoc")
+PAGES = ("/", "/console")
 """Where browsers go: they ask for the key, as the password of HTTP Basic."""
 
 SECURITY_HEADERS = {

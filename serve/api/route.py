@@ -1,4 +1,4 @@
-"""``POST /v1/route``: the decision alone, single and batch; ``GET /v1/models`` and ``GET /healthz``."""
+"""``POST /v1/route``: the decision alone, single and batch; ``GET /healthz``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from serve.schemas import (
     BatchRequest,
     ErrorAnswer,
     HealthAnswer,
-    ModelInfo,
-    ModelsAnswer,
     Preference,
     RouteAnswer,
     RouteRequest,
@@ -65,22 +63,6 @@ def route_routes(runtime: Runtime) -> APIRouter:
             return json_answer(await _route_batch(batch, runtime, sender))
         asked = parsed(RouteRequest, body, limit)
         return json_answer(_answer(await runtime.service.route(_question(asked, runtime, sender))))
-
-    @routes.get("/v1/models", response_model=ModelsAnswer)
-    async def models() -> Response:
-        """List the models that may be chosen, with their prices."""
-        bundle = runtime.releases.champion.bundle
-        data = [
-            ModelInfo(
-                id=spec.name,
-                input_price_per_mtok_usd=spec.input_price_per_mtok_usd,
-                output_price_per_mtok_usd=spec.output_price_per_mtok_usd,
-                context_window_tokens=spec.context_window_tokens,
-                tags=list(spec.tags),
-            )
-            for spec in bundle.pool.specs
-        ]
-        return json_answer(ModelsAnswer(data=data, policy_version=bundle.policy_version))
 
     @routes.get("/healthz", response_model=HealthAnswer)
     async def healthz() -> Response:

@@ -177,10 +177,14 @@ def test_a_body_beyond_any_allowed_prompt_is_refused(client):
     assert client.post("/v1/route", content=body).status_code == 413
 
 
-def test_models_lists_the_pool_with_prices(client, bundle):
+def test_models_lists_the_router_and_the_pool_with_prices(client, bundle):
     answer = client.get("/v1/models").json()
-    assert [entry["id"] for entry in answer["data"]] == list(bundle.pool.models)
-    assert answer["data"][0]["input_price_per_mtok_usd"] == 3.0
+    priced = {e["id"]: e["input_price_per_mtok_usd"] for e in answer["data"] if e["owned_by"] == "three"}
+    assert list(priced) == list(bundle.pool.models)
+    assert priced["large"] == 3.0
+    routers = [e["id"] for e in answer["data"] if e["owned_by"] == "tradewind"]
+    assert routers[0] == "tradewind"
+    assert "tradewind:cheap" in routers
     assert answer["policy_version"] == bundle.policy_version
 
 
@@ -188,6 +192,11 @@ def test_health_tells_the_policy(client, bundle):
     response = client.get("/healthz")
     assert response.status_code == 200
     assert response.json()["policy_version"] == bundle.policy_version
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_of_the_framework_with_scripts_of_other_hosts(client, path):
+    assert client.get(path).status_code == 404
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("GET", "/v1/route", 405)])

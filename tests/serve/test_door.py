@@ -69,7 +69,6 @@ def every_route(runtime: Runtime) -> list[tuple[str, str]]:
         ("GET", "/"),
         ("GET", "/console/console.js"),
         ("GET", "/openapi.json"),
-        ("GET", "/docs"),
         ("GET", "/no"),
     ]
 
