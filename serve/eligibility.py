@@ -22,10 +22,16 @@ class UnknownModelsError(ValueError):
 
 
 class NoEligibleModelError(ValueError):
-    """Every model that may be chosen was ruled out."""
+    """Every model that may be chosen was ruled out.
 
-    def __init__(self, reasons: Mapping[str, str]) -> None:
+    Attributes:
+        reasons: why, by model.
+        least_usd: what the cheapest model may cost that nothing but the budget rules out, None without such a model.
+    """
+
+    def __init__(self, reasons: Mapping[str, str], least_usd: float | None = None) -> None:
         self.reasons = dict(reasons)
+        self.least_usd = least_usd
         super().__init__("no eligible model: " + "; ".join(f"{m}: {why}" for m, why in reasons.items()))
 
 
@@ -48,6 +54,9 @@ class Eligibility:
         self._windows = [spec.context_window_tokens or float("inf") for spec in pool.specs]
         self._smallest_window = min(self._windows)
         self._tags = [frozenset(spec.tags) for spec in pool.specs]
+        self._specs = pool.specs
+        prices = pool.prices_per_token_usd
+        self._dearest_token_usd = float(prices.max(initial=0.0))
         self.everyone = np.ones(len(pool.models), dtype=bool)
         self.everyone.flags.writeable = False
 
@@ -80,21 +89,33 @@ class Eligibility:
             NoEligibleModelError: nothing is left.
         """
         room = prompt_tokens + constraints.completion_tokens
-        if not unhealthy and room <= self._smallest_window and _unconstrained(constraints):
+        affordable = self._affordable(constraints, prompt_tokens)
+        if not unhealthy and affordable and room <= self._smallest_window and _unconstrained(constraints):
             return self.everyone, {}
         self.check_names(constraints)
         reasons: dict[str, str] = {}
+        unaffordable_usd: list[float] = []
         mask = np.zeros(len(self._models), dtype=bool)
         for model in self._models if constraints.models is None else constraints.models:
             k = self._columns[model]
             why = self._why_not(k, constraints, prompt_tokens, float(costs_usd[k]), latencies_s[k], unhealthy)
+            if why is None and not affordable and constraints.budget_usd is not None:
+                worst_usd = self._specs[k].cost_usd(prompt_tokens, constraints.worst_completion_tokens)
+                if worst_usd > constraints.budget_usd:
+                    unaffordable_usd.append(worst_usd)
+                    why = _over_budget(worst_usd, constraints)
             if why is None:
                 mask[k] = True
             else:
                 reasons[model] = why
         if not mask.any():
-            raise NoEligibleModelError(reasons)
+            raise NoEligibleModelError(reasons, min(unaffordable_usd, default=None))
         return mask, reasons
+
+    def _affordable(self, constraints: Constraints, prompt_tokens: float) -> bool:
+        """Tell whether the budget is so large that no model has to be looked at."""
+        tokens = prompt_tokens + constraints.worst_completion_tokens
+        return constraints.budget_usd is None or tokens * self._dearest_token_usd <= constraints.budget_usd
 
     def _why_not(
         self,
@@ -122,6 +143,13 @@ class Eligibility:
         if constraints.max_latency_s is not None and (latency_s or 0.0) > constraints.max_latency_s:
             return f"expected latency {latency_s:.3g} s is above max_latency_s {constraints.max_latency_s:g}"
         return None
+
+
+def _over_budget(worst_usd: float, constraints: Constraints) -> str:
+    answer = f"an answer of {constraints.worst_completion_tokens} tokens"
+    return (
+        f"may cost {worst_usd:.6g} USD with {answer}, {constraints.budget_usd:.6g} USD of the budget are left"
+    )
 
 
 def _unconstrained(constraints: Constraints) -> bool:

@@ -31,6 +31,8 @@ class Constraints:
         max_latency_s: longest expected latency of the call.
         needs: capabilities that the request makes use of, as tags of the pool (``tools``, ``vision``).
         completion_tokens: room that the answer must have in the context window.
+        budget_usd: most that the call may cost at its worst, an answer of ``worst_completion_tokens``.
+        worst_completion_tokens: longest answer that has to be paid for.
     """
 
     models: tuple[str, ...] | None = None
@@ -39,6 +41,8 @@ class Constraints:
     max_latency_s: float | None = None
     needs: tuple[str, ...] = ()
     completion_tokens: int = 0
+    budget_usd: float | None = None
+    worst_completion_tokens: int = 0
 
 
 @dataclass(frozen=True)

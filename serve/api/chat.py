@@ -75,7 +75,7 @@ async def _answered(runtime: Runtime, kind: Kind, request: Request) -> Response:
     gateway = runtime.gateway
     call = read_call(kind, await request.body())
     caller = caller_of(request)
-    question = await _question(runtime, call, request, caller)
+    question = _question(runtime, call, request, caller)
     try:
         async with while_client_stays(request.receive):
             delivery = await gateway.answer(call, question, caller)
@@ -143,7 +143,7 @@ class StreamResponse(Response):
         return error
 
 
-async def _question(runtime: Runtime, call: Call, request: Request, caller: Caller) -> Question:
+def _question(runtime: Runtime, call: Call, request: Request, caller: Caller) -> Question:
     gateway = runtime.gateway
     bundle = runtime.releases.champion.bundle
     headers = request.headers
@@ -161,9 +161,7 @@ async def _question(runtime: Runtime, call: Call, request: Request, caller: Call
         raise ApiError(503, "no_endpoint", what, "model")
     constraints = Constraints(
         models=models,
-        max_cost_usd=_least(
-            _max_cost_usd(headers.get(MAX_COST_HEADER)), await runtime.access.remaining_usd(caller)
-        ),
+        max_cost_usd=_max_cost_usd(headers.get(MAX_COST_HEADER)),
         # A pool that never names a capability does not say which models lack it.
         needs=() if dial.pinned else tuple(need for need in call.needs if need in offer.tags),
         completion_tokens=call.completion_tokens or 0,
@@ -191,10 +189,6 @@ def _max_cost_usd(text: str | None) -> float | None:
         message = f"{MAX_COST_HEADER}: {text!r}; allowed: a number of USD, 0 or more"
         raise ApiError(400, "invalid_request", message, MAX_COST_HEADER)
     return value
-
-
-def _least(*values: float | None) -> float | None:
-    return min((value for value in values if value is not None), default=None)
 
 
 def _headers(delivery: Delivery) -> dict[str, str]:

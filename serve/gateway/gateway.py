@@ -32,6 +32,7 @@ from serve.settings.gateway import GatewaySettings
 log = logging.getLogger(__name__)
 
 CLIENT_LEFT = "client_disconnected"
+BUDGET_EXCEEDED = "budget_exceeded"
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,20 @@ class Gateway:
         for _ in range(self.settings.max_models):
             constraints = replace(question.constraints, exclude=excluded)
             try:
-                routed = await self._service.route(replace(question, constraints=constraints))
+                routed = await self._route(replace(question, constraints=constraints), call, caller)
             except NoEligibleModelError as error:
                 raise failure or self._ineligible(error) from None
             model = routed.decision.model
             started = time.monotonic()
-            reservation = await self._reserve(routed, call, caller)
+            try:
+                reservation = await self._reserve(routed, call, caller)
+            except ApiError as error:
+                if error.body.code != BUDGET_EXCEEDED:
+                    raise
+                # Others spent what was left since it was asked for; what is left now may do for a cheaper model.
+                failure, excluded = error, (*excluded, model)
+                question = replace(question, retry_of=routed.decision_id)
+                continue
             upstream = self.upstreams.of(spec_of(routed))
             try:
                 if isinstance(upstream, str):
@@ -232,9 +241,31 @@ class Gateway:
             await asyncio.sleep(wait_s)
             attempt += 1
 
+    async def _route(self, question: Question, call: Call, caller: Caller) -> Routed:
+        """Return a choice among the models that the caller's budgets can pay for at their worst.
+
+        Raises:
+            ApiError: 429, they can pay for none.
+            NoEligibleModelError: every model is ruled out.
+        """
+        left_usd = await self._access.remaining_usd(caller)
+        if left_usd is None:
+            return await self._service.route(question)
+        try:
+            return await self._service.route(_within(question, left_usd, self._longest(call)))
+        except NoEligibleModelError as error:
+            if error.least_usd is None:
+                raise
+            least_usd = error.least_usd
+        # Says when to come again; or more is left by now than was known.
+        self._access.settle(await self._access.reserve(caller, least_usd), 0.0)
+        return await self._service.route(_within(question, least_usd, self._longest(call)))
+
+    def _longest(self, call: Call) -> int:
+        return call.completion_tokens or self.settings.reserve_tokens
+
     async def _reserve(self, routed: Routed, call: Call, caller: Caller) -> Reservation:
-        tokens = call.completion_tokens or self.settings.reserve_tokens
-        worst_usd = spec_of(routed).cost_usd(call.prompt_tokens, tokens)
+        worst_usd = spec_of(routed).cost_usd(call.prompt_tokens, self._longest(call))
         try:
             return await self._access.reserve(caller, worst_usd)
         except BaseException:
@@ -283,6 +314,11 @@ def spec_of(routed: Routed) -> ModelSpec:
     """Return the chosen model."""
     pool: ModelPool = routed.release.bundle.pool
     return next(spec for spec in pool.specs if spec.name == routed.decision.model)
+
+
+def _within(question: Question, budget_usd: float, longest_tokens: int) -> Question:
+    constraints = replace(question.constraints, budget_usd=budget_usd, worst_completion_tokens=longest_tokens)
+    return replace(question, constraints=constraints)
 
 
 def _cost_usd(spec: ModelSpec, usage: Usage | None) -> float | None:

@@ -35,6 +35,12 @@ def test_without_constraints_all_are_eligible():
         (Constraints(models=("bare", "large"), exclude=("large",)), ["bare"], {"large": "excluded"}),
         (Constraints(max_cost_usd=0.002), ["small", "bare"], {"large": "max_cost_usd 0.002"}),
         (Constraints(max_latency_s=1.0), ["small", "bare"], {"large": "max_latency_s 1"}),
+        (
+            Constraints(budget_usd=1e-3, worst_completion_tokens=100),
+            ["small", "bare"],
+            {"large": "0.001 USD of"},
+        ),
+        (Constraints(budget_usd=2e-3, worst_completion_tokens=100), ["large", "small", "bare"], {}),
         (Constraints(needs=("tools", "vision")), ["large", "bare"], {"small": "vision"}),
         (Constraints(completion_tokens=91), ["large", "bare"], {"small": "91 for the answer"}),
         (Constraints(completion_tokens=90), ["large", "small", "bare"], {}),
@@ -70,3 +76,12 @@ def test_an_unknown_name_is_told_with_its_field(param):
     with pytest.raises(UnknownModelsError, match="'gpt'") as caught:
         Eligibility(POOL).check_names(Constraints(**{param: ("gpt",)}))
     assert caught.value.param == param
+
+
+def test_it_is_told_what_would_have_to_be_paid():
+    with pytest.raises(NoEligibleModelError) as caught:
+        judge(Constraints(models=("large", "small"), budget_usd=1e-5, worst_completion_tokens=100))
+    assert caught.value.least_usd == pytest.approx((10 * 0.1 + 100 * 0.4) / 1e6)
+    with pytest.raises(NoEligibleModelError) as caught:
+        judge(Constraints(models=("large",), needs=("audio",), budget_usd=1e-5, worst_completion_tokens=100))
+    assert caught.value.least_usd is None
