@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from policies.bundle import RouterBundle
 from policies.costs import CostModel
@@ -17,9 +18,12 @@ from policies.pool import ModelPool, ModelSpec
 N_MODELS = 11
 
 
-def outcome_model(models: tuple[str, ...], dimension: int, prices: np.ndarray) -> OutcomeModelPolicy:
+def outcome_model(
+    models: tuple[str, ...], dimension: int, prices: np.ndarray, seed: int = 0
+) -> OutcomeModelPolicy:
     """Return an outcome model of the default size with random weights."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
     features = ContextFeatures.fit(
         rng.standard_normal((500, dimension)).astype(np.float32), rng.uniform(5.0, 500.0, 500), 64, 0.3
     )
@@ -42,12 +46,17 @@ def outcome_model(models: tuple[str, ...], dimension: int, prices: np.ndarray) -
 
 
 def example_bundle(directory: Path, n_models: int = N_MODELS) -> Path:
-    """Write the artifact into ``directory`` and return that."""
-    specs = [ModelSpec(f"model-{k:02d}", 0.1 * 1.4**k, 0.4 * 1.4**k) for k in range(n_models)]
-    pool = ModelPool("benchmark", tuple(specs))
+    """Write an artifact over ``n_models`` models into ``directory`` and return that."""
+    specs = tuple(ModelSpec(f"model-{k:02d}", 0.1 * 1.4**k, 0.4 * 1.4**k) for k in range(n_models))
+    return save_bundle(directory, specs)
+
+
+def save_bundle(directory: Path, specs: tuple[ModelSpec, ...], *, seed: int = 0) -> Path:
+    """Write an artifact over the given models into ``directory`` and return that."""
+    pool = ModelPool("benchmark", specs)
     identity = encoder_identity("minilm", "auto", 256)
     prices = pool.prices_per_token_usd
-    policy = outcome_model(pool.models, identity.dimension, prices)
+    policy = outcome_model(pool.models, identity.dimension, prices, seed)
     costs = CostModel(prices, 50.0, prices[:, 1] * 200)
     RouterBundle(policy, pool, identity, costs, tau_usd=0.01).save(directory)
     return directory
