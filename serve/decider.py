@@ -37,7 +37,7 @@ class Decision:
         probabilities: the policy's own distribution over the eligible models.
         expected_costs_usd: expected USD per call of the eligible models.
         ineligible: candidate models that were ruled out, and why.
-        expected_scores: in [0, 1], of the eligible models; None when the policy predicts none.
+        expected_scores: in [0, 1], of the eligible models; None when nothing predicts them.
         expected_latencies_s: of the eligible models, None where unknown.
         best_cost_usd: expected cost of what always-best would have called among the eligible models.
         kept: a session stayed with its model where a lone request would have gone to another.
@@ -93,7 +93,7 @@ class Decider:
 
     def decide(
         self,
-        embedding: npt.NDArray[np.float32],
+        embedding: npt.NDArray[np.float32] | None,
         preference: tuple[float, float],
         *,
         prompt_tokens: float,
@@ -106,7 +106,7 @@ class Decider:
         """Return a decision for one prompt.
 
         Args:
-            embedding: shape (d,).
+            embedding: shape (d,); None where the constraints leave one model, whose score is then not known.
             preference: (w_quality, w_cost) on the simplex.
             prompt_tokens: length of what the model would be sent, tokens.
             constraints: what rules models out.
@@ -119,7 +119,9 @@ class Decider:
             UnknownModelsError: the constraints name models that the pool does not have.
             NoEligibleModelError: every model is ruled out.
         """
-        judged = self.bundle.policy.judge(embedding, preference, prompt_tokens)
+        judged = None
+        if embedding is not None:
+            judged = self.bundle.policy.judge(embedding, preference, prompt_tokens)
         costs = None if judged is None else judged.costs_usd
         if costs is None:
             costs = prompt_tokens * self._prices + self._output_costs
@@ -129,7 +131,11 @@ class Decider:
             constraints, prompt_tokens, costs, latencies_s, unhealthy
         )
         if judged is None:
-            policy = self._policy_row(embedding, preference, prompt_tokens, eligible)
+            if embedding is not None:
+                policy = self._policy_row(embedding, preference, prompt_tokens, eligible)
+            else:
+                assert eligible.sum() == 1, "without an embedding there is nothing to choose by"
+                policy = eligible.astype(np.float64)
             # Smooth where the policy's own distribution is: its logits, in its own unit.
             values = np.log(np.maximum(policy, 1e-300))
         else:

@@ -60,6 +60,13 @@ class Eligibility:
         self.everyone = np.ones(len(pool.models), dtype=bool)
         self.everyone.flags.writeable = False
 
+    def candidates(self, constraints: Constraints) -> int:
+        """Return how many models the names in the constraints leave."""
+        if constraints.models is None and not constraints.exclude:
+            return len(self._models)
+        named = self._models if constraints.models is None else constraints.models
+        return len(set(named).difference(constraints.exclude))
+
     def check_names(self, constraints: Constraints) -> None:
         """Raise UnknownModelsError unless the pool has every model that the constraints name."""
         for param, names in (("models", constraints.models), ("exclude", constraints.exclude)):

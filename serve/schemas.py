@@ -145,7 +145,7 @@ class RouteAnswer(BaseModel):
 
     ``propensity`` is the probability with which this endpoint chose ``model`` among the eligible ones, exploration
     included. Costs are expected USD for the call; a latency that nobody measured is null, and so are scores of a
-    policy that predicts none.
+    policy that predicts none, and of a request that leaves one model to choose from: its prompt is not read.
     """
 
     decision_id: str = Field(description="to report feedback with")

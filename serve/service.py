@@ -79,7 +79,8 @@ class RoutingService:
         started = time.perf_counter()
         vector = question.embedding
         if vector is None:
-            vector = await release.embedder.embed(question.text)
+            if self._has_choice(release, question):
+                vector = await release.embedder.embed(question.text)
         elif vector.shape != (release.bundle.encoder.dimension,):
             raise BadEmbeddingError(
                 f"{vector.shape[0]} numbers; allowed: {release.bundle.encoder.dimension}, of encoder "
@@ -108,6 +109,8 @@ class RoutingService:
         await self._journal.record(record)
         self._metrics.stage("journal", time.perf_counter() - decided)
         self._metrics.decided(record)
+        if vector is None:
+            return routed
         self.recent.add(release.bundle.encoder, vector, question.prompt_tokens)
         shadow = self._releases.current.shadow
         if shadow is not None:
@@ -134,13 +137,19 @@ class RoutingService:
             await asyncio.to_thread(self._journal.describe_encoder, version, identity)
             self._described.add(version)
 
+    def _has_choice(self, release: Release, question: Question) -> bool:
+        """Tell whether anything depends on the embedding: a choice among several models, or the log."""
+        if self._journal.settings.embeddings:
+            return True
+        return release.decider.eligibility.candidates(question.constraints) != 1
+
     def _stay(self, question: Question, now: datetime) -> Stay | None:
         if question.session_id is None or not self._sessions.sticky:
             return None
         last = self._journal.last_turn(question.session_id)
         return stay_of(last, question.prompt_tokens, now, self._sessions)
 
-    def _record(self, routed: Routed, vector: np.ndarray, now: datetime) -> DecisionRecord:
+    def _record(self, routed: Routed, vector: np.ndarray | None, now: datetime) -> DecisionRecord:
         question, decision, bundle = routed.question, routed.decision, routed.release.bundle
         keeps = self._journal.settings
         scores = decision.expected_scores

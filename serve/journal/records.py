@@ -25,7 +25,7 @@ class DecisionRecord:
         propensity: probability with which it was chosen among ``eligible``.
         policy_version: content hash of the policy that decided.
         prompt_tokens: length of what the model would be sent.
-        expected_score: None when the policy predicts none.
+        expected_score: None when nothing predicts one.
         expected_cost_usd: of the chosen model.
         best_cost_usd: expected cost of the model that always-best would have called: what savings are against.
         release: ``champion`` or ``canary``.
