@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ def a_policy(
 ) -> OutcomeModelPolicy:
     rng = np.random.default_rng(seed)
 
-    def normal(*shape: int, scale: float = 0.5):
+    def normal(*shape: int, scale: float = 0.5) -> npt.NDArray[np.float32]:
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
     return OutcomeModelPolicy(

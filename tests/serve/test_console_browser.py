@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from serve.access.keys import new_key
 from serve.runtime import Runtime
@@ -59,10 +60,10 @@ def browser(url, unscored_url, locked):
 
 
 @pytest.fixture
-def visit(browser: Browser):
+def visit(browser):
     contexts = []
 
-    def open_page(url: str, **options) -> tuple[Page, list[str]]:
+    def open_page(url: str, **options: Any) -> tuple[Page, list[str]]:
         contexts.append(browser.new_context(**{**DESKTOP, **options}))
         page = contexts[-1].new_page()
         found = complaints(page)

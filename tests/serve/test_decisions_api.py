@@ -6,6 +6,7 @@ import json
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from policies.bundle import RouterBundle, TrainingMeans
@@ -23,7 +24,7 @@ PRESETS = {"cheap": 0.9, "best": 0.0}
 def scored_policy(dimension: int) -> OutcomeModelPolicy:
     rng = np.random.default_rng(5)
 
-    def normal(*shape: int):
+    def normal(*shape: int) -> npt.NDArray[np.float32]:
         return rng.standard_normal(shape).astype(np.float32)
 
     return OutcomeModelPolicy(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from policies.barp.policy import BarpPolicy
 from policies.bundle import RouterBundle
 from policies.errors import InputError
 from serve.admin import main
@@ -33,6 +34,7 @@ def changed(bundle: RouterBundle, folder: Path, seed: int) -> str:
     """Save a policy that differs from ``bundle`` and return its version."""
     generator = torch.Generator().manual_seed(seed)
     copy = RouterBundle.load(folder.parent / "base")
+    assert isinstance(copy.policy, BarpPolicy)
     with torch.no_grad():
         for parameter in copy.policy.network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)

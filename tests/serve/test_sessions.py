@@ -31,7 +31,9 @@ BUNDLE = RouterBundle(
 )
 EMBEDDING = np.full(24, 0.2, dtype=np.float32)
 W = (0.6, 0.4)
-VALUES = BUNDLE.policy.judge(EMBEDDING, W, 1000.0).values
+JUDGED = BUNDLE.policy.judge(EMBEDDING, W, 1000.0)
+assert JUDGED is not None
+VALUES = JUDGED.values
 BEST, SECOND = (f"m{k}" for k in np.argsort(-VALUES)[:2])
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.access.buckets import Buckets
+from serve.access.buckets import Buckets, TokenLease
 from serve.access.slices import OverRateError, TokenSlices
-from serve.control import ControlState, ControlUnavailableError
+from serve.control import Control, ControlState, ControlUnavailableError
 from serve.settings.access import AccessSettings, KeySettings
 
 
@@ -89,13 +90,13 @@ def test_a_refusal_tells_when_to_come_again():
 
 
 class Away:
-    async def lease_tokens(self, key_id: str, wanted: int):
+    async def lease_tokens(self, key_id: str, wanted: int) -> TokenLease:
         raise ControlUnavailableError("away")
 
 
 def test_alone_a_replica_keeps_to_its_part_of_the_limit():
     async def crowd() -> int:
-        slices = TokenSlices(Away(), {"abcd": key(0.001, burst=40)}, 4)
+        slices = TokenSlices(cast(Control, Away()), {"abcd": key(0.001, burst=40)}, 4)
         return sum(await asyncio.gather(*(passes(slices) for _ in range(200))))
 
     assert asyncio.run(crowd()) == 10

@@ -5,6 +5,7 @@ import fcntl
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,7 +30,7 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 def opened(tmp_path):
     journals = []
 
-    def open_journal(name: str = "log", **settings) -> Journal:
+    def open_journal(name: str = "log", **settings: Any) -> Journal:
         values = {"directory": str(tmp_path / name), "rows_per_file": 4, **settings}
         journals.append(Journal.open(DecisionLogSettings(**values)))
         return journals[-1]
@@ -47,12 +48,13 @@ def tell(journal, decision_id, **fields):
     return asyncio.run(journal.record_outcome(decision_id, Outcome(**fields), "feedback"))
 
 
-def written(exporter) -> dict[str, int]:
+def written(exporter: Exporter) -> dict[str, int]:
     """Return when each file of events was written, by name."""
+    assert exporter.folder is not None
     return {path.name: path.stat().st_mtime_ns for path in Path(exporter.folder, "feedback").iterdir()}
 
 
-def events(journal) -> pl.DataFrame:
+def events(journal: Journal) -> pl.DataFrame:
     return to_polars(read_table(FEEDBACK, f"{Exporter(journal).folder}/feedback"))
 
 
