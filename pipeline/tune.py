@@ -185,7 +185,7 @@ def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, sp
         tune_config=tune.TuneConfig(
             num_samples=settings.num_samples,
             search_alg=searcher(config, space),
-            scheduler=scheduler(config, space),
+            scheduler=scheduler(config, space, folder.scheduler),
             # A population must wait for its slower members; proposals are better the fewer are pending.
             max_concurrent_trials=None if pb2 else _slots(config),
             time_budget_s=settings.time_budget_s,

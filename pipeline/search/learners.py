@@ -32,8 +32,6 @@ class SearchableLearner:
         patience_epochs: epochs without a better one after which a trial stops, infinite where it never does.
         space: default search space of a configuration.
         keeps_best: whether training returns its best epoch (then a trial counts by that) or its last.
-        restorable: whether a checkpoint holds all that training needs; trials of others begin anew when a
-            search is resumed.
     """
 
     algorithm_config: Callable[[TradewindConfig, float, str, int, ModelPool], OfflineConfig]
@@ -43,7 +41,6 @@ class SearchableLearner:
     patience_epochs: Callable[[TradewindConfig], float]
     space: Callable[[TradewindConfig], dict[str, Dimension]]
     keeps_best: bool
-    restorable: bool
 
 
 def searchable(name: str) -> SearchableLearner:
@@ -88,6 +85,7 @@ def outcome_model_space(config: TradewindConfig) -> dict[str, Dimension]:
         f"{mode}.dropout": Interval(low=0.0, high=0.6),
         f"{mode}.weight_decay": Interval(low=1e-3, high=5.0, log=True),
         f"{mode}.interaction_decay": Interval(low=1e-2, high=20.0, log=True),
+        f"{mode}.topic_share": Interval(low=0.0, high=0.8),
     }
 
 
@@ -119,7 +117,6 @@ LEARNERS: dict[str, SearchableLearner] = {
         patience_epochs=lambda config: _barp(config).patience_epochs,
         space=barp_space,
         keeps_best=True,
-        restorable=True,
     ),
     "outcome_model": SearchableLearner(
         algorithm_config=_outcome_model_config,
@@ -129,8 +126,6 @@ LEARNERS: dict[str, SearchableLearner] = {
         patience_epochs=lambda config: math.inf,
         space=outcome_model_space,
         keeps_best=False,
-        # What was revealed so far is not part of its checkpoint.
-        restorable=False,
     ),
 }
 """By ``policy.name``."""

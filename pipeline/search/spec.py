@@ -36,6 +36,11 @@ class SearchFolder:
         return self.root / "trials"
 
     @property
+    def scheduler(self) -> Path:
+        """What the scheduler of the trials has seen."""
+        return self.root / "scheduler.json"
+
+    @property
     def challenger(self) -> Path:
         """Run folder of the retrained winner."""
         return self.root / "challenger"
@@ -103,11 +108,6 @@ def search_space(config: TradewindConfig) -> SearchSpace:
     """
     learner = searchable(config.policy.name)
     dimensions = config.tune.space if config.tune.space is not None else learner.space(config)
-    if config.tune.scheduler == "pb2" and not learner.restorable:
-        raise InputError(
-            f"tune.scheduler=pb2: policy={config.policy.name} cannot go on from another trial's weights; "
-            "allowed with it: asha, none"
-        )
     if not dimensions:
         raise InputError("tune.space: empty; there is nothing to search")
     space = SearchSpace(dict(dimensions), log10=config.tune.scheduler == "pb2")

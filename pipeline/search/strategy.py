@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
@@ -20,29 +23,75 @@ MODES = {"reward": "max", "cost_rise": "min", "largest_share": "min"}
 
 
 class SparingAsha(ASHAScheduler):
-    """ASHA that lets one point run to its end: the configuration as it is, which gains are measured against.
+    """ASHA that lets one point run to its end, and that a resumed search finds as it was.
+
+    The spared point is the configuration as it is, which gains are measured against. Tune restores trials and
+    searchers, not schedulers: with empty rungs any trial would pass for the best, so they are kept in a file.
 
     Args:
         spared: the point.
+        memory: file of the rungs, read if it exists.
         **settings: see ``ASHAScheduler``.
     """
 
-    def __init__(self, spared: dict[str, Any], **settings: Any) -> None:
+    def __init__(self, spared: dict[str, Any], memory: Path, **settings: Any) -> None:
         super().__init__(**settings)
-        self._spared = spared
+        self._spared, self._memory = spared, memory
+
+    @property
+    def rungs(self) -> list[dict[str, float]]:
+        """Rewards by trial of each rung, the last rung first."""
+        return [recorded for _, recorded in self._brackets[0]._rungs]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take the trial in; the first brings the rungs of before an interruption back."""
+        super().on_trial_add(tune_controller, trial)
+        if self._memory.exists() and not any(self.rungs):
+            for recorded, known in zip(self.rungs, json.loads(self._memory.read_text()), strict=True):
+                recorded.update(known)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Count the result; stop all but the spared trial."""
+        before = [len(recorded) for recorded in self.rungs]
         decision = super().on_trial_result(tune_controller, trial, result)
+        if [len(recorded) for recorded in self.rungs] != before:
+            _write_json(self._memory, self.rungs)
         spared = all(trial.config.get(key) == value for key, value in self._spared.items())
         return TrialScheduler.CONTINUE if spared and result[self._time_attr] < self._max_t else decision
+
+
+class RememberingPB2(PB2):
+    """PB2 whose Gaussian process keeps what it has seen when a search is resumed.
+
+    Args:
+        memory: file of the observations, read if it exists.
+        **settings: see ``PB2``.
+    """
+
+    def __init__(self, memory: Path, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._memory = memory
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take the trial in; the first brings the observations of before an interruption back."""
+        super().on_trial_add(tune_controller, trial)
+        if self._memory.exists() and self.data.empty:
+            self.data: pd.DataFrame = pd.DataFrame(json.loads(self._memory.read_text()))
+
+    def _save_trial_state(self, state: Any, time: int, result: dict[str, Any], trial: Any) -> None:
+        super()._save_trial_state(state, time, result, trial)
+        _write_json(self._memory, self.data.to_dict(orient="list"))
+
+
+def _write_json(path: Path, body: Any) -> None:
+    staging = path.with_name(path.name + ".tmp")
+    staging.write_text(json.dumps(body))
+    staging.replace(path)
 
 
 def checkpoints(config: TradewindConfig) -> tune.CheckpointConfig:
     """Return how often trials are written down."""
     settings = config.tune
-    if not searchable(config.policy.name).restorable:
-        return tune.CheckpointConfig()
     if settings.scheduler == "pb2":
         # A donor's latest checkpoint must be one of its current epoch.
         return tune.CheckpointConfig(checkpoint_frequency=settings.grace_epochs)
@@ -68,13 +117,14 @@ def searcher(config: TradewindConfig, space: SearchSpace) -> Searcher | SearchAl
     )
 
 
-def scheduler(config: TradewindConfig, space: SearchSpace) -> TrialScheduler:
-    """Return who decides which trials go on."""
+def scheduler(config: TradewindConfig, space: SearchSpace, memory: Path) -> TrialScheduler:
+    """Return who decides which trials go on; ``memory`` is the file that a resumed search finds its state in."""
     settings = config.tune
     if settings.scheduler == "none":
         return FIFOScheduler()
     if settings.scheduler == "pb2":
-        return PB2(
+        return RememberingPB2(
+            memory,
             time_attr="training_iteration",
             metric="epoch_reward",
             mode="max",
@@ -83,6 +133,7 @@ def scheduler(config: TradewindConfig, space: SearchSpace) -> TrialScheduler:
         )
     return SparingAsha(
         space.point_of(config),
+        memory,
         time_attr="training_iteration",
         metric="reward",
         mode="max",

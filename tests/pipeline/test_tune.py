@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
 
 from pipeline import simulate, tune
 from pipeline.compose import load_config
@@ -31,6 +35,7 @@ from pipeline.search.objective import Judgement, Jury
 from pipeline.search.results import TrialRecord, choose
 from pipeline.search.space import SearchSpace, with_values
 from pipeline.search.spec import SearchFolder, SearchSpec, search_space
+from pipeline.search.strategy import RememberingPB2, SparingAsha
 from pipeline.search.tracking import PARENT_TAG, TRIAL_TAG
 from pipeline.search.trial import Candidate
 from policies.barp.network import BarpNetwork, NetworkShape
@@ -60,9 +65,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def make_run(folder: Path, root: Path, *overrides: str) -> TradewindConfig:
+def make_run(folder: Path, root: Path, *overrides: str, learner: tuple[str, ...] = SMALL) -> TradewindConfig:
     data = outcomes(400, 0)
-    config = prepared_run(folder, data, f"run.root={root}", *SMALL, *overrides)
+    config = prepared_run(folder, data, f"run.root={root}", *learner, *overrides)
     layout = RunLayout.of(config)
     if config.train.mode == "logged":
         simulate.run(config)
@@ -178,7 +183,7 @@ def wait_for(
     process: subprocess.Popen,
     *,
     newer_than: float = 0.0,
-    timeout_s: float = 120.0,
+    timeout_s: float = 300.0,
 ) -> Path:
     """Return the first match of a pattern written after a time, while the process runs."""
     deadline = time.monotonic() + timeout_s
@@ -233,6 +238,9 @@ def test_search_goes_on_after_the_driver_was_killed(tmp_path, root, ray_session)
         [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
         for path in folder.trials.glob("*/result.json")
     ]
+    study = OptunaSearch({}, metric="reward", mode="max")
+    study.restore_from_dir(str(folder.trials))
+    assert sorted(trial.value for trial in study._ot_study.trials) == sorted(r.reward for r in records)
     assert any(epochs.count(1) == 1 and len(epochs) >= 60 for epochs in went_on if epochs[0] == 1)
 
 
@@ -311,9 +319,67 @@ def test_outcome_model_counts_by_its_last_epoch(arrays, ray_session):
         candidate.stop()
 
 
-def test_pb2_is_refused_where_weights_cannot_be_taken_over():
-    with pytest.raises(InputError, match="cannot go on from another trial's weights"):
-        search_space(load_config(["policy=outcome_model", "tune=pb2"]))
+def test_pb2_takes_over_outcome_models(tmp_path, root, ray_session):
+    space = "{policy.lr:{low:3e-4,high:1e-2,log:true},policy.input_dropout:{low:0.0,high:0.4}}"
+    config = make_run(
+        tmp_path,
+        root,
+        "tune=pb2",
+        "tune.num_samples=4",
+        "tune.grace_epochs=1",
+        "tune.max_epochs=4",
+        "tune.retrain=false",
+        learner=("policy=outcome_model", "policy.members=2", "policy.components=2", f"tune.space={space}"),
+    )
+    records = tune.run(config)
+    assert [record.error for record in records] == [""] * 4
+    assert any(len(record.schedule) > 1 for record in records), "no trial went on from another one's weights"
+    folder = SearchFolder(RunLayout.of(config).root / "tune")
+    seen = json.loads(folder.scheduler.read_text())
+    assert len(seen["Reward"]) >= 4
+
+
+def asha(memory):
+    """Return ASHA with rungs at 1 and 2 epochs, and three trials that it knows."""
+    scheduler = SparingAsha(
+        {"lr": 0.5}, memory, metric="reward", mode="max", time_attr="training_iteration", grace_period=1,
+        reduction_factor=2, max_t=8,
+    )  # fmt: skip
+    trials = [Trial("x", config={"lr": lr}, stub=True, trial_id=f"t{lr}") for lr in (0.5, 0.1, 0.2)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    return scheduler, trials
+
+
+def first_epoch(reward):
+    return {"training_iteration": 1, "reward": reward}
+
+
+def test_resumed_asha_compares_with_the_trials_of_before(tmp_path):
+    scheduler, (_, good, _) = asha(tmp_path / "scheduler.json")
+    assert scheduler.on_trial_result(None, good, first_epoch(0.9)) == TrialScheduler.CONTINUE
+    resumed, (spared, _, poor) = asha(tmp_path / "scheduler.json")
+    assert resumed.on_trial_result(None, poor, first_epoch(0.1)) == TrialScheduler.STOP
+    assert resumed.on_trial_result(None, spared, first_epoch(0.0)) == TrialScheduler.CONTINUE
+    new, (_, _, poor) = asha(tmp_path / "another.json")
+    assert new.on_trial_result(None, poor, first_epoch(0.1)) == TrialScheduler.CONTINUE
+
+
+def test_resumed_pb2_knows_what_was_seen(tmp_path):
+    def pb2():
+        settings = {"metric": "reward", "mode": "max", "time_attr": "training_iteration"}
+        scheduler = RememberingPB2(
+            tmp_path / "scheduler.json", hyperparam_bounds={"lr": [0.0, 1.0]}, **settings
+        )
+        trial = Trial("x", config={"lr": 0.5}, stub=True, trial_id="t")
+        scheduler.on_trial_add(SimpleNamespace(search_alg=None), trial)
+        return scheduler, trial
+
+    first, trial = pb2()
+    first._save_trial_state(first._trial_state[trial], 1, first_epoch(0.3), trial)
+    resumed, _ = pb2()
+    assert resumed.data.to_dict() == first.data.to_dict()
+    assert resumed.data["Reward"].tolist() == [0.3]
 
 
 @pytest.mark.parametrize(
