@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -81,12 +82,26 @@ class ScoringNetwork:
 
     def loadings(self, inputs: Float32Array) -> Loadings:
         """Return what each prompt, shape (n, p), asks of a model."""
-        hidden = inputs @ self.trunk + self.trunk_bias
+        trunk, trunk_bias, heads, heads_bias = self._flat
+        hidden = inputs @ trunk
+        hidden += trunk_bias
         hidden *= ndtr(hidden)  # the exact GELU, x Phi(x)
-        loading = (hidden @ self.loading + self.loading_bias).mean(axis=0)
-        offset = (hidden @ self.difficulty + self.offset).mean(axis=0)
+        out = _single(hidden @ heads + heads_bias)
         m = self.identity_dim
-        return Loadings(loading[:, :m], offset[:, 0], loading[:, m:], offset[:, 1])
+        return Loadings(out[:, :m], out[:, 2 * m], out[:, m : 2 * m], out[:, 2 * m + 1])
+
+    @cached_property
+    def _flat(self) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+        """The members side by side: their mean is linear in all hidden units, so two products make it."""
+        members, p, h = self.trunk.shape
+        heads = np.concatenate([self.loading, self.difficulty], axis=2).reshape(members * h, -1) / members
+        bias = np.concatenate([self.loading_bias, self.offset], axis=2).mean(axis=(0, 1))
+        trunk = self.trunk.transpose(1, 0, 2).reshape(p, members * h)
+        return _single(trunk), _single(self.trunk_bias.reshape(-1)), _single(heads), _single(bias)
+
+
+def _single(values: npt.NDArray[np.floating]) -> Float32Array:
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 @dataclass(frozen=True)

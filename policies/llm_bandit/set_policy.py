@@ -80,10 +80,14 @@ class FrozenSetPolicy:
         return tokens + self._linear(f"{name}.narrow", wide)
 
     def _norm(self, name: str, x: Float32Array) -> Float32Array:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centred).mean(axis=-1, keepdims=True)
-        scaled = centred / np.sqrt(variance + np.float32(LAYER_NORM_EPS))
-        return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        # Products with a constant vector are several times faster than `mean` on small arrays.
+        average = np.full(x.shape[-1], 1.0 / x.shape[-1], dtype=np.float32)
+        centred = x - (x @ average)[..., None]
+        variance = np.square(centred) @ average
+        centred /= np.sqrt(variance + np.float32(LAYER_NORM_EPS))[..., None]
+        centred *= self.weights[f"{name}.weight"]
+        centred += self.weights[f"{name}.bias"]
+        return centred
 
     def _attend(
         self, name: str, query: Float32Array, tokens: Float32Array, mask_bias: Float32Array | None
