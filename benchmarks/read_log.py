@@ -38,6 +38,7 @@ from pipeline.embedding_table import (
     to_arrow_vectors,
 )
 from pipeline.layout import RunLayout
+from pipeline.tables import conform
 from policies.bundle import EncoderIdentity
 from policies.schemas import FEEDBACK, PROMPTS, embeddings_spec
 
@@ -141,27 +142,20 @@ def _write_run(config: TradewindConfig, n: int, options: argparse.Namespace) -> 
             called = rng.permutation(rows)
             actions = rng.integers(options.models, size=rows)
             w_cost = rng.random(rows)
-            log_file.write_table(
-                pa.table(
-                    [
-                        [f"event-{i:012d}" for i in range(start, start + rows)],
-                        pa.array([stamp] * rows, pa.timestamp("us", tz="UTC")),
-                        [ids[i] for i in called],
-                        1.0 - w_cost,
-                        w_cost,
-                        [models] * rows,
-                        [models[a] for a in actions],
-                        np.full(rows, 1.0 / options.models),
-                        rng.random(rows),
-                        rng.random(rows) * 1e-3,
-                        np.full(rows, 30),
-                        np.full(rows, 200),
-                        np.full(rows, 1.0),
-                        ["uniform"] * rows,
-                    ],
-                    schema=FEEDBACK.schema,
-                )
-            )
+            events = {
+                "event_id": [f"event-{i:012d}" for i in range(start, start + rows)],
+                "timestamp": pa.array([stamp] * rows, pa.timestamp("us", tz="UTC")),
+                "prompt_id": [ids[i] for i in called],
+                "w_quality": 1.0 - w_cost,
+                "w_cost": w_cost,
+                "eligible": [models] * rows,
+                "model": [models[a] for a in actions],
+                "propensity": np.full(rows, 1.0 / options.models),
+                "score": rng.random(rows),
+                "cost_usd": rng.random(rows) * 1e-3,
+                "policy_version": ["uniform"] * rows,
+            }
+            log_file.write_table(conform(FEEDBACK, pa.table(events), "the synthetic log"))
     compression = {name: value for name, value in PARQUET_OPTIONS.items() if name != "write_page_checksum"}
     with pq.ParquetWriter(layout.embeddings / "part-00000.parquet", spec, **compression) as vector_file:
         for start in range(0, n, ROW_GROUP_ROWS):
