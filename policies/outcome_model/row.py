@@ -9,17 +9,46 @@ member. ``tests/policies/test_outcome_model_row.py`` holds both paths together.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import log_ndtr, ndtr
 
 from policies.base import FloatArray, Judgement
-from policies.outcome_model.features import LENGTH_LIMIT
-from policies.outcome_model.topics import NEAREST_TOPICS
+from policies.outcome_model.features import LENGTH_LIMIT, ContextFeatures
+from policies.outcome_model.topics import NEAREST_TOPICS, TopicScores
 
-if TYPE_CHECKING:
-    from policies.outcome_model.policy import OutcomeModelPolicy
+
+class Trained(Protocol):
+    """What was learned: arrays as :class:`policies.outcome_model.policy.OutcomeModelPolicy` holds and explains them."""
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+    @property
+    def features(self) -> ContextFeatures: ...
+    @property
+    def trunk(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def trunk_bias(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def head(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def head_bias(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def log_cost_mean(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def log_cost_std(self) -> float: ...
+    @property
+    def sigma(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def recalibration(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def input_price_per_token_usd(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def tau_usd(self) -> float: ...
+    @property
+    def topics(self) -> TopicScores | None: ...
 
 
 class RowModel:
@@ -29,7 +58,7 @@ class RowModel:
         policy: whose arrays it lays out anew.
     """
 
-    def __init__(self, policy: OutcomeModelPolicy) -> None:
+    def __init__(self, policy: Trained) -> None:
         members, inputs, hidden = policy.trunk.shape
         n_models = len(policy.models)
         self._members, self._n_models = members, n_models
