@@ -62,6 +62,9 @@ class Decider:
         decision: ``greedy`` takes the most probable model (propensity 1), ``sample`` draws from the policy.
         rng: source of the draws.
         exploration: mixed into what ``decision`` says.
+
+    Attributes:
+        specs: the models by name.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Decider:
     ) -> None:
         self.bundle = bundle
         self.eligibility = Eligibility(bundle.pool)
+        self.specs = {spec.name: spec for spec in bundle.pool.specs}
         self._sample = decision == "sample"
         self._exploration = exploration or ExplorationSettings()
         self._rng = rng or np.random.default_rng()

@@ -7,7 +7,7 @@ import time
 import traceback
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.access.access import Access, retry_after
@@ -23,14 +23,16 @@ ADMIN_PREFIX = "/admin"
 PAGES = ("/", "/console")
 """Where browsers go: they ask for the key, as the password of HTTP Basic."""
 
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-API_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
-PAGE_CONTENT_POLICY = "frame-ancestors 'none'"
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+API_HEADERS = (*SECURITY_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
+PAGE_HEADERS = (*SECURITY_HEADERS, (b"content-security-policy", b"frame-ancestors 'none'"))
+"""What an answer gets unless it says otherwise itself."""
 
 OVERLOAD_RETRY_S = 1.0
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -173,14 +175,10 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            is_page = headers.get("content-type", "").startswith("text/html")
-            headers.setdefault(
-                "Content-Security-Policy", PAGE_CONTENT_POLICY if is_page else API_CONTENT_POLICY
-            )
-            headers.setdefault("Cache-Control", "no-store")
+            own = dict(message.get("headers", ()))
+            is_page = own.get(b"content-type", b"").startswith(b"text/html")
+            ours = PAGE_HEADERS if is_page else API_HEADERS
+            message["headers"] = [*message.get("headers", ()), *(pair for pair in ours if pair[0] not in own)]
         await self._send(message)
 
 

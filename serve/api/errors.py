@@ -16,6 +16,9 @@ from serve.schemas import ErrorAnswer, ErrorBody, ErrorDetail
 
 MAX_DETAILS = 20
 
+IMPOSSIBLE = (UnknownModelsError, NoEligibleModelError, BadEmbeddingError, UnknownVersionError)
+"""Errors of routing that a caller can act upon."""
+
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -112,7 +115,7 @@ def handle_errors(app: FastAPI) -> None:
     async def impossible(request: Request, error: Exception) -> Response:
         return await refused(request, refusal(error))
 
-    for kind in (UnknownModelsError, NoEligibleModelError, BadEmbeddingError, UnknownVersionError):
+    for kind in IMPOSSIBLE:
         app.add_exception_handler(kind, impossible)
 
     @app.exception_handler(HTTPException)

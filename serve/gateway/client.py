@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 import aiohttp
 
@@ -78,7 +79,7 @@ class Stream:
         block = b""
         # An event that arrives in pieces yields nothing until it is whole.
         while not block and not self._over and self._fault is None:
-            async with _limit(self._read_timeout_s, self._deadline, "read_timeout"):
+            async with _Limit(self._read_timeout_s, self._deadline, "read_timeout"):
                 block = await self._read()
         if not block and self._fault is not None:
             raise UpstreamFailedError(Fault(self._fault))
@@ -160,7 +161,7 @@ class UpstreamClient:
         """
         response: aiohttp.ClientResponse | None = None
         try:
-            async with _limit(self._settings.first_byte_timeout_s, deadline, "first_byte_timeout"):
+            async with _Limit(self._settings.first_byte_timeout_s, deadline, "first_byte_timeout"):
                 response = await self._post(upstream, call)
                 if response.status != 200:
                     raise UpstreamFailedError(await _refusal(response, upstream))
@@ -197,7 +198,7 @@ class UpstreamClient:
                 # Mostly the whole answer came with its head: nothing to wait for.
                 block = content.read_nowait()
             else:
-                async with _limit(self._settings.read_timeout_s, deadline, "read_timeout"):
+                async with _Limit(self._settings.read_timeout_s, deadline, "read_timeout"):
                     block = await content.readany()
             blocks.append(block)
             size += len(block)
@@ -226,13 +227,21 @@ def _as_fault(error: BaseException) -> BaseException:
     return error
 
 
-@asynccontextmanager
-async def _limit(seconds: float, deadline: float, code: str) -> AsyncIterator[None]:
-    now = asyncio.get_running_loop().time()
-    try:
-        async with asyncio.timeout_at(min(now + seconds, deadline)):
-            yield
-    except TimeoutError as error:
-        if isinstance(error, aiohttp.ClientError):
-            raise
-        raise UpstreamFailedError(Fault(code if now + seconds <= deadline else "total_timeout")) from None
+class _Limit:
+    """Ends a block after ``seconds``, or at ``deadline`` if that comes first, as an upstream's fault ``code``."""
+
+    def __init__(self, seconds: float, deadline: float, code: str) -> None:
+        end = asyncio.get_running_loop().time() + seconds
+        self._timeout = asyncio.timeout_at(min(end, deadline))
+        self._code = code if end <= deadline else "total_timeout"
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, where)
+        except TimeoutError:
+            raise UpstreamFailedError(Fault(self._code)) from None

@@ -126,12 +126,10 @@ class Gateway:
             ApiError: there is no answer; says why.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.total_timeout_s
-        excluded = question.constraints.exclude
         failure: ApiError | None = None
         for _ in range(self.settings.max_models):
-            constraints = replace(question.constraints, exclude=excluded)
             try:
-                routed = await self._route(replace(question, constraints=constraints), call, caller)
+                routed = await self._route(question, call, caller)
             except NoEligibleModelError as error:
                 raise failure or self._ineligible(error) from None
             model = routed.decision.model
@@ -142,8 +140,7 @@ class Gateway:
                 if error.body.code != BUDGET_EXCEEDED:
                     raise
                 # Others spent what was left since it was asked for; what is left now may do for a cheaper model.
-                failure, excluded = error, (*excluded, model)
-                question = replace(question, retry_of=routed.decision_id)
+                failure, question = error, _without(question, routed)
                 continue
             upstream = self.upstreams.of(spec_of(routed))
             try:
@@ -155,8 +152,7 @@ class Gateway:
                 failure = error.fault.error(model)
                 if not error.fault.elsewhere:
                     raise failure from None
-                excluded = (*excluded, model)
-                question = replace(question, retry_of=routed.decision_id)
+                question = _without(question, routed)
             except BaseException:
                 # The upstream may have worked for nothing, and will send its bill.
                 expected_usd = routed.decision.expected_costs_usd[model]
@@ -312,8 +308,14 @@ class Gateway:
 
 def spec_of(routed: Routed) -> ModelSpec:
     """Return the chosen model."""
-    pool: ModelPool = routed.release.bundle.pool
-    return next(spec for spec in pool.specs if spec.name == routed.decision.model)
+    return routed.release.decider.specs[routed.decision.model]
+
+
+def _without(question: Question, failed: Routed) -> Question:
+    """Return the question that is asked in place of one whose model failed."""
+    constraints = question.constraints
+    constraints = replace(constraints, exclude=(*constraints.exclude, failed.decision.model))
+    return replace(question, constraints=constraints, retry_of=failed.decision_id)
 
 
 def _within(question: Question, budget_usd: float, longest_tokens: int) -> Question:

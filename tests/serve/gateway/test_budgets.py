@@ -52,7 +52,7 @@ def teams(
 
 
 @pytest.fixture
-def client(teams: tuple[Running, dict[float, str]]) -> Client:
+def client(teams: tuple[Running, dict[float, str]], upstream: UpstreamServer) -> Client:
     app, tokens = teams
     return lambda usd: openai.OpenAI(base_url=f"{app.url}/v1", api_key=tokens[usd], max_retries=0)
 
