@@ -148,7 +148,9 @@ def serve_on_uvicorn(settings: dict[str, Any]) -> None:
             server.should_exit = True
         await asyncio.gather(*tasks)
 
-    asyncio.run(main())
+    # uvloop where it is installed, which is what `uvicorn` itself would run on.
+    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        runner.run(main())
 
 
 def main() -> int:

@@ -152,7 +152,14 @@ def start_litellm(binary: Path, upstream: str, folder: Path) -> tuple[subprocess
     path = folder / "litellm.yaml"
     path.write_text(json.dumps(config))
     log = (folder / "litellm.log").open("w")
-    environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    environment = {
+        **os.environ,
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+        # Neither proxy checks keys; without a word on it LiteLLM does not start.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
     process = subprocess.Popen(
         [
             str(binary),
