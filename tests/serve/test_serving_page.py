@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from policies.baselines.ridge import RidgePolicy
+from policies.bundle import RouterBundle
+from policies.costs import CostModel
+from policies.pool import ALL, read_pool_file
 from serve import admin
 from serve.runtime import Runtime
 from serve.settings import ServeSettings
@@ -86,3 +92,41 @@ def test_a_key_is_made(block):
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "sha256" in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def example_bundle(tmp_path_factory, encoder):
+    """A policy that predicts scores, over the pool that the README's example is of."""
+    pool = read_pool_file(ROOT / "conf" / "pools" / "example.yaml").pool(ALL)
+    answers_usd = pool.prices_per_token_usd[:, 1] * 200
+    weights = np.random.default_rng(0).normal(
+        scale=0.1, size=(encoder.identity.dimension + 1, len(pool.models))
+    )
+    policy = RidgePolicy(pool.models, weights, np.abs(weights))
+    directory = tmp_path_factory.mktemp("example") / "policy"
+    cost_model = CostModel(pool.prices_per_token_usd, 50.0, answers_usd)
+    RouterBundle(policy, pool, encoder.identity, cost_model, tau_usd=0.003).save(directory)
+    return directory
+
+
+def shape(value: object, under: str = "") -> object:
+    """Return a JSON value's fields and types; what is null may be a number and the other way round."""
+    if isinstance(value, dict):
+        return {key: shape(value[key], key) for key in sorted(value)}
+    return "number or null" if value is None or under.startswith("expected") else type(value).__name__
+
+
+def test_the_readmes_request_gets_an_answer_of_the_shown_shape(example_bundle):
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"```bash\nmake serve\n(curl .*?)```\n\n```json\n(.*?)```", readme, re.S)
+    assert found, "the README shows how to ask for a decision"
+    command, shown = found.groups()
+    with serving(Runtime.open(ServeSettings.parse({"bundle": str(example_bundle)}))) as url:
+        program = command.replace(SHOWN_URL, url.removeprefix("http://")).replace(
+            "curl -s", "curl -sS --fail"
+        )
+        done = subprocess.run(["bash", "-ec", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer, expected = json.loads(done.stdout), json.loads(shown)
+    assert shape(answer) == shape(expected)
+    assert len(answer["decision_id"]) == len(expected["decision_id"])
