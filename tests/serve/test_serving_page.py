@@ -112,7 +112,7 @@ def example_bundle(tmp_path_factory, encoder):
 def shape(value: object, under: str = "") -> object:
     """Return a JSON value's fields and types; what is null may be a number and the other way round."""
     if isinstance(value, dict):
-        return {key: shape(value[key], key) for key in sorted(value)}
+        return {key: shape(value[key], under or key) for key in sorted(value)}
     return "number or null" if value is None or under.startswith("expected") else type(value).__name__
 
 
