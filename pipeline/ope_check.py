@@ -15,11 +15,13 @@ from pipeline.console import progress
 from pipeline.evaluate_log import decisions
 from pipeline.join import feedback_arrays
 from pipeline.simulate import simulate_log
+from pipeline.tables import conform, to_polars
 from pipeline.verdicts import aligned
 from policies import ope
 from policies.bundle import RouterBundle
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.preference import dial_grid, preferences_from_w_cost, reward
+from policies.schemas import FEEDBACK
 
 DIAL_STRIDE = 5
 """Settings w_cost = 0, 0.25 .. 1: as telling as all of them."""
@@ -123,7 +125,8 @@ def _truth(
 def _simulated(
     complete: OutcomeMatrix, drawn: npt.NDArray[np.int64], config: TradewindConfig, seed: int
 ) -> LoggedFeedback:
-    log = simulate_log(complete.rows(drawn), config.simulate, seed=seed)
+    drawn_log = simulate_log(complete.rows(drawn), config.simulate, seed=seed)
+    log = to_polars(conform(FEEDBACK, drawn_log.to_arrow(), "simulated log"))
     row_of = {prompt_id: row for row, prompt_id in enumerate(complete.prompt_ids.tolist())}
     rows = np.array([row_of[prompt_id] for prompt_id in log["prompt_id"]])
     # The vectors and lengths of the simulated prompts are known; texts are not needed again.
