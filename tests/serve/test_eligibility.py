@@ -19,7 +19,11 @@ COSTS = np.array([0.03, 0.001, 0.002])
 LATENCIES = [2.0, 0.5, None]
 
 
-def judge(constraints: Constraints = Constraints(), tokens: float = 10, unhealthy: dict | None = None):  # noqa: B008
+def judge(
+    constraints: Constraints = Constraints(),  # noqa: B008
+    tokens: float = 10,
+    unhealthy: dict[str, str] | None = None,
+) -> tuple[list[str], dict[str, str]]:
     mask, reasons = Eligibility(POOL).eligible(constraints, tokens, COSTS, LATENCIES, unhealthy or {})
     return [model for model, may in zip(POOL.models, mask) if may], reasons
 
