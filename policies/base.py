@@ -104,6 +104,26 @@ class Policy(ABC):
             raise ValueError(f"row {int(np.flatnonzero(empty)[0])} has no eligible model")
         return eligible
 
+    def checked_preferences(
+        self, embeddings: FloatArray, preferences: FloatArray, embedding_dim: int | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return the preferences as float64, shape (n, 2), one row for each of the n embeddings.
+
+        Args:
+            embeddings: shape (n, d).
+            preferences: shape (n, 2).
+            embedding_dim: the d that the policy was trained for; None leaves it to the caller.
+
+        Raises:
+            ValueError: wrong shape of either.
+        """
+        n = len(embeddings)
+        if embedding_dim is not None and embeddings.shape != (n, embedding_dim):
+            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {embedding_dim})")
+        if preferences.shape != (n, 2):
+            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        return np.asarray(preferences, dtype=np.float64)
+
 
 def masked_softmax(logits: FloatArray, eligible: BoolArray) -> npt.NDArray[np.float64]:
     """Return the softmax over eligible columns, exactly 0 elsewhere. Shapes (n, K)."""

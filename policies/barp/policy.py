@@ -38,14 +38,11 @@ class BarpPolicy(Policy):
         *,
         prompt_tokens: FloatArray | None = None,
     ) -> npt.NDArray[np.float64]:
-        n, d = len(embeddings), self.network.shape.embedding_dim
-        if embeddings.shape != (n, d):
-            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {d})")
-        if preferences.shape != (n, 2):
-            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        n = len(embeddings)
+        checked = self.checked_preferences(embeddings, preferences, self.network.shape.embedding_dim)
         mask = self.checked_eligible(n, eligible)
         e = torch.from_numpy(np.array(embeddings, dtype=np.float32))
-        w = torch.from_numpy(np.array(preferences, dtype=np.float32))
+        w = torch.from_numpy(checked.astype(np.float32))
         with torch.inference_mode():
             chunks = [
                 self.network(e[i : i + CHUNK_ROWS], w[i : i + CHUNK_ROWS]) for i in range(0, n, CHUNK_ROWS)

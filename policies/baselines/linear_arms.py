@@ -104,7 +104,7 @@ class LinearArmsPolicy(ArrayPolicy):
     ) -> Matrix:
         n = len(embeddings)
         mask = self.checked_eligible(n, eligible)
-        w = self.checked_preferences(n, preferences)
+        w = self.checked_preferences(embeddings, preferences)
         if n == 0:
             return np.zeros((0, len(self.models)))
         return self._choose(*self.posterior_rewards(embeddings, w), mask)

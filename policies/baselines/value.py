@@ -42,16 +42,6 @@ class ArrayPolicy(Policy):
         with np.load(path, allow_pickle=False) as stored:
             return cls(models, **{name: stored[name] for name in stored.files})
 
-    def checked_preferences(self, n: int, preferences: FloatArray) -> Matrix:
-        """Return the preferences as float64.
-
-        Raises:
-            ValueError: not of shape (n, 2).
-        """
-        if preferences.shape != (n, 2):
-            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
-        return np.asarray(preferences, dtype=np.float64)
-
 
 @dataclass(frozen=True)
 class ValuePolicy(ArrayPolicy):
@@ -71,7 +61,7 @@ class ValuePolicy(ArrayPolicy):
     ) -> Matrix:
         n = len(embeddings)
         mask = self.checked_eligible(n, eligible)
-        w = self.checked_preferences(n, preferences)
+        w = self.checked_preferences(embeddings, preferences)
         if n == 0:
             return np.zeros((0, len(self.models)))
         scores, cost_terms = self.predict(embeddings, prompt_tokens)

@@ -75,14 +75,11 @@ class LlmBanditPolicy(Policy):
         *,
         prompt_tokens: FloatArray | None = None,
     ) -> npt.NDArray[np.float64]:
-        n, d = len(embeddings), len(self.network.features.mean)
-        if embeddings.shape != (n, d):
-            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {d})")
-        if preferences.shape != (n, 2):
-            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        n = len(embeddings)
+        checked = self.checked_preferences(embeddings, preferences, len(self.network.features.mean))
         mask = self.checked_eligible(n, eligible)
         tokens = self._tokens(n, prompt_tokens)
-        w = np.asarray(preferences, dtype=np.float32)
+        w = checked.astype(np.float32)
         chunks = [
             self._decide(embeddings[at], w[at], mask[at], tokens[at])
             for at in (slice(i, i + CHUNK_ROWS) for i in range(0, n, CHUNK_ROWS))

@@ -154,16 +154,12 @@ class OutcomeModelPolicy(Policy):
         *,
         prompt_tokens: FloatArray | None = None,
     ) -> npt.NDArray[np.float64]:
-        n, d = len(embeddings), len(self.features.mean)
-        if embeddings.shape != (n, d):
-            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {d})")
-        if preferences.shape != (n, 2):
-            raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
+        n = len(embeddings)
+        w = self.checked_preferences(embeddings, preferences, len(self.features.mean))
         mask = self.checked_eligible(n, eligible)
         if n == 0:
             return np.zeros((0, len(self.models)))
         expected = self.expected_outcomes(embeddings, prompt_tokens)
-        w = np.asarray(preferences, dtype=np.float64)
         value = w[:, :1] * expected.scores - w[:, 1:] * expected.cost_terms
         return greedy(np.where(mask, value, -np.inf))
 
