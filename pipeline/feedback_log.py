@@ -156,14 +156,17 @@ def _listed_cost_usd(log: pl.DataFrame, specs: Mapping[str, ModelSpec]) -> pl.Se
             "model": list(specs),
             "input": [spec.input_price_per_mtok_usd / 1e6 for spec in specs.values()],
             "output": [spec.output_price_per_mtok_usd / 1e6 for spec in specs.values()],
+            "call": [spec.price_per_call_usd for spec in specs.values()],
         },
-        schema={"model": pl.String, "input": pl.Float64, "output": pl.Float64},
+        schema={"model": pl.String, "input": pl.Float64, "output": pl.Float64, "call": pl.Float64},
     )
     priced = log.select("model", "prompt_tokens", "completion_tokens").join(
         prices, on="model", how="left", maintain_order="left"
     )
     return priced.select(
-        listed=pl.col("prompt_tokens") * pl.col("input") + pl.col("completion_tokens") * pl.col("output")
+        listed=pl.col("call")
+        + pl.col("prompt_tokens") * pl.col("input")
+        + pl.col("completion_tokens") * pl.col("output")
     )["listed"]
 
 

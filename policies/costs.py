@@ -31,7 +31,7 @@ class CostModel:
     Attributes:
         prices_per_token_usd: shape (n_models, 2), input and output.
         mean_prompt_tokens: training mean, used when a request's length is unknown.
-        mean_output_cost_usd: shape (n_models,), mean cost beyond the prompt's.
+        mean_output_cost_usd: shape (n_models,), mean cost beyond the prompt's: answer and price of the call.
     """
 
     prices_per_token_usd: npt.NDArray[np.float64]
@@ -55,14 +55,16 @@ class CostModel:
         else:
             costs = np.full((len(data), len(pool.models)), np.nan)
             costs[np.arange(len(data)), data.actions] = data.costs_usd
+        per_call = pool.prices_per_call_usd
         beyond_prompt = costs - data.prompt_tokens[:, None] * prices[None, :, 0]
         seen = np.isfinite(beyond_prompt)
         count = seen.sum(axis=0)
         total = np.where(seen, beyond_prompt, 0.0).sum(axis=0)
         mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
         priced = (count > 0) & (prices[:, 1] > 0)
-        answer_tokens = float(np.mean(mean[priced] / prices[priced, 1])) if priced.any() else 0.0
-        mean = np.where(count > 0, mean, answer_tokens * prices[:, 1])
+        answer_usd = mean[priced] - per_call[priced]
+        answer_tokens = float(np.mean(answer_usd / prices[priced, 1])) if priced.any() else 0.0
+        mean = np.where(count > 0, mean, per_call + answer_tokens * prices[:, 1])
         return cls(prices, float(np.mean(data.prompt_tokens)), np.maximum(mean, 0.0))
 
     def to_dict(self) -> dict[str, Any]:

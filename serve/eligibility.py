@@ -57,6 +57,7 @@ class Eligibility:
         self._specs = pool.specs
         prices = pool.prices_per_token_usd
         self._dearest_token_usd = float(prices.max(initial=0.0))
+        self._dearest_call_usd = float(pool.prices_per_call_usd.max(initial=0.0))
         self.everyone = np.ones(len(pool.models), dtype=bool)
         self.everyone.flags.writeable = False
 
@@ -122,7 +123,8 @@ class Eligibility:
     def _affordable(self, constraints: Constraints, prompt_tokens: float) -> bool:
         """Tell whether the budget is so large that no model has to be looked at."""
         tokens = prompt_tokens + constraints.worst_completion_tokens
-        return constraints.budget_usd is None or tokens * self._dearest_token_usd <= constraints.budget_usd
+        worst_usd = self._dearest_call_usd + tokens * self._dearest_token_usd
+        return constraints.budget_usd is None or worst_usd <= constraints.budget_usd
 
     def _why_not(
         self,

@@ -168,7 +168,7 @@ class RouteAnswer(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """What a request may name as its model. Prices in USD per million tokens; the router has none of its own."""
+    """What a request may name as its model. Prices in USD, of a million tokens or a call; the router has none."""
 
     id: str
     object: Literal["model"] = "model"
@@ -176,6 +176,10 @@ class ModelInfo(BaseModel):
     owned_by: str = Field(description="tradewind: the router itself; else the name of the model's pool")
     input_price_per_mtok_usd: float | None = None
     output_price_per_mtok_usd: float | None = None
+    price_per_call_usd: float | None = Field(default=None, description="beside what its tokens cost")
+    kind: Literal["model", "tool"] = Field(
+        default="model", description="a language model, or a tool or an API"
+    )
     context_window_tokens: int | None = None
     tags: list[str] = []
 

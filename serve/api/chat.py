@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
+from policies.pool import ModelPool
 from serve.access.caller import Caller
 from serve.access.current import caller_of
 from serve.api.errors import ApiError, too_long
@@ -143,6 +144,13 @@ class StreamResponse(Response):
         return error
 
 
+def _no_endpoint(pool: ModelPool, pinned: str | None) -> str:
+    if pinned is None:
+        return "no model has an endpoint"
+    tool = any(spec.name == pinned and spec.kind == "tool" for spec in pool.specs)
+    return f"model '{pinned}' has no endpoint" + ("; such a tool is for POST /v1/route alone" if tool else "")
+
+
 def _question(runtime: Runtime, call: Call, request: Request, caller: Caller) -> Question:
     gateway = runtime.gateway
     bundle = runtime.releases.champion.bundle
@@ -157,8 +165,7 @@ def _question(runtime: Runtime, call: Call, request: Request, caller: Caller) ->
     offer = gateway.upstreams.offer(bundle.pool)
     models = offer.models if dial.pinned is None else (dial.pinned,)
     if offer.models is not None and (not offer.models or dial.pinned not in (None, *offer.models)):
-        what = f"model '{dial.pinned}' has no endpoint" if dial.pinned else "no model has an endpoint"
-        raise ApiError(503, "no_endpoint", what, "model")
+        raise ApiError(503, "no_endpoint", _no_endpoint(bundle.pool, dial.pinned), "model")
     constraints = Constraints(
         models=models,
         max_cost_usd=_max_cost_usd(headers.get(MAX_COST_HEADER)),

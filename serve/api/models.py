@@ -55,6 +55,8 @@ def _model(spec: ModelSpec, runtime: Runtime) -> ModelInfo:
         owned_by=runtime.releases.champion.bundle.pool.name,
         input_price_per_mtok_usd=spec.input_price_per_mtok_usd,
         output_price_per_mtok_usd=spec.output_price_per_mtok_usd,
+        price_per_call_usd=spec.price_per_call_usd,
+        kind=spec.kind,
         context_window_tokens=spec.context_window_tokens,
         tags=list(spec.tags),
     )

@@ -89,3 +89,12 @@ def test_it_is_told_what_would_have_to_be_paid():
     with pytest.raises(NoEligibleModelError) as caught:
         judge(Constraints(models=("large",), needs=("audio",), budget_usd=1e-5, worst_completion_tokens=100))
     assert caught.value.least_usd is None
+
+
+def test_a_budget_counts_what_a_call_costs_beside_its_tokens():
+    specs = (ModelSpec("calculator", 0.0, 0.0, kind="tool", price_per_call_usd=0.01), POOL.specs[2])
+    eligibility = Eligibility(ModelPool("tool", specs))
+    tight = Constraints(budget_usd=0.005, worst_completion_tokens=100)
+    mask, reasons = eligibility.eligible(tight, 10, np.array([0.01, 0.002]), [None, None], {})
+    assert mask.tolist() == [False, True]
+    assert "may cost 0.01 USD" in reasons["calculator"]
