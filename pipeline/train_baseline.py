@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from pipeline.baselines import fit_baseline
 from pipeline.config import TradewindConfig
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.validation import DialValidator
-from policies.rllib.columns import training_columns
 
 
 def train_baseline(config: TradewindConfig, data: TrainingInputs) -> TrainedPolicy:
@@ -21,13 +19,6 @@ def train_baseline(config: TradewindConfig, data: TrainingInputs) -> TrainedPoli
     torch.set_num_threads(config.train.torch_threads)
     settings = config.policy.model_dump(exclude={"name"})
     policy = fit_baseline(config.policy.name, data.train, data.tau_usd, settings, seed=config.run.seed)
-    validation, train = (
-        {
-            name: torch.from_numpy(np.ascontiguousarray(column))
-            for name, column in training_columns(part).items()
-        }
-        for part in (data.validation, data.train)
-    )
-    reward = DialValidator.of(validation, train, data.tau_usd).mean_reward_of(policy)
+    reward = DialValidator.of_rows(data.validation, data.train, data.tau_usd).mean_reward_of(policy)
     data.record({"epoch": 1, "validation_reward": reward})
     return TrainedPolicy(policy, {"validation_reward": reward})

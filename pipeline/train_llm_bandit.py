@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
@@ -28,7 +26,6 @@ from policies.llm_bandit.pretraining import PretrainSettings, pretrain
 from policies.llm_bandit.sampling import SetSampler
 from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
 from policies.llm_bandit.set_policy import FrozenSetPolicy
-from policies.rllib.columns import training_columns
 
 PPO_KEYS = ("reward", "policy_loss", "value_loss", "entropy")
 
@@ -156,24 +153,10 @@ class _Judge:
 
     model: CalibratedModel
     validator: DialValidator
-    prompt_tokens: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, model: CalibratedModel, data: TrainingInputs) -> _Judge:
-        validation = data.validation
-        if isinstance(validation, LoggedFeedback):
-            validation = validation.scored()
-        else:
-            complete = validation.complete()
-            validation = complete if len(complete) else validation.rows(validation.observed.any(axis=1))
-        columns, train = (
-            {
-                name: torch.from_numpy(np.require(c, requirements=["C", "W"]))
-                for name, c in training_columns(part).items()
-            }
-            for part in (validation, data.train)
-        )
-        return cls(model, DialValidator.of(columns, train, data.tau_usd), validation.prompt_tokens)
+        return cls(model, DialValidator.of_rows(data.validation, data.train, data.tau_usd))
 
     def policy(self, network: SetPolicyNetwork) -> LlmBanditPolicy:
         """Return the router of a network."""
@@ -181,7 +164,7 @@ class _Judge:
 
     def reward(self, network: SetPolicyNetwork) -> float:
         """Return the mean reward over the dial of greedy decisions."""
-        return self.validator.mean_reward_of(self.policy(network), self.prompt_tokens)
+        return self.validator.mean_reward_of(self.policy(network))
 
 
 def identity_stage(

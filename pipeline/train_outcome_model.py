@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -107,8 +105,10 @@ def train_outcome_model(config: TradewindConfig, data: TrainingInputs) -> Traine
         policy, notes = fit(data, algorithm, settings.epochs)
     finally:
         algorithm.stop()
-    policy = _blended(policy, open_columns(arrays / VALIDATION))
-    return TrainedPolicy(policy, {**notes, "validation_reward": _validation_reward(data, arrays, policy)})
+    validation = open_columns(arrays / VALIDATION)
+    policy = _blended(policy, validation)
+    validator = DialValidator.of(validation, open_columns(arrays / TRAIN), data.tau_usd)
+    return TrainedPolicy(policy, {**notes, "validation_reward": validator.mean_reward_of(policy)})
 
 
 def fit(
@@ -143,13 +143,3 @@ def fit(
 def _blended(policy: OutcomeModelPolicy, columns: dict[str, torch.Tensor]) -> OutcomeModelPolicy:
     host = dense_outcomes({name: values.numpy() for name, values in columns.items()}, len(policy.models))
     return policy.with_fitted_share(host["embeddings"], host["prompt_tokens"], host["scores"])
-
-
-def _validation_reward(data: TrainingInputs, arrays: Path, policy: OutcomeModelPolicy) -> float:
-    columns = open_columns(arrays / VALIDATION)
-    # The validator leaves prompts out; their lengths ride along as one more entry of the vector.
-    columns["embeddings"] = torch.cat([columns["embeddings"], columns["prompt_tokens"][:, None]], dim=1)
-    validator = DialValidator.of(columns, open_columns(arrays / TRAIN), data.tau_usd)
-    embeddings, tokens = validator.embeddings[:, :-1].contiguous(), validator.embeddings[:, -1]
-    validator = replace(validator, embeddings=embeddings)
-    return validator.mean_reward_of(policy, tokens.numpy().astype(np.float64))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from policies.barp.learner import MASKED_LOGIT
 from policies.barp.network import BarpNetwork
 from policies.barp.validation import DialValidator
 from policies.base import Policy
@@ -43,53 +41,34 @@ class Jury:
 
     Attributes:
         validator: estimates at the reference tau, dial and allowed models.
-        prompt_tokens: shape (n,), of the validator's prompts.
     """
 
     validator: DialValidator
-    prompt_tokens: Tensor
 
     @classmethod
     def of(cls, arrays: Path, reference_tau_usd: float) -> Jury:
         """Open the validation columns of a search's arrays."""
-        columns = open_columns(arrays / VALIDATION)
-        # The validator leaves prompts out; their lengths ride along as one more entry of the vector.
-        columns["embeddings"] = torch.cat([columns["embeddings"], columns["prompt_tokens"][:, None]], dim=1)
-        validator = DialValidator.of(columns, open_columns(arrays / TRAIN), reference_tau_usd)
-        embeddings, tokens = validator.embeddings[:, :-1].contiguous(), validator.embeddings[:, -1]
-        return cls(replace(validator, embeddings=embeddings), tokens)
+        validation, train = open_columns(arrays / VALIDATION), open_columns(arrays / TRAIN)
+        return cls(DialValidator.of(validation, train, reference_tau_usd))
 
     def judge_network(self, network: BarpNetwork) -> Judgement:
         """Judge a network of logits, all preferences at once."""
-        with torch.inference_mode():
-            logits = network.dial_logits(self.validator.embeddings, self.validator.preferences)
-            if not torch.isfinite(logits).all():
-                return Judgement(math.nan, math.nan, math.nan)
-            masked = logits.masked_fill(~self.validator.allowed[:, None, :], MASKED_LOGIT)
-            return self._judge(masked.argmax(dim=2))
+        actions = self.validator.decisions(network)
+        return Judgement(math.nan, math.nan, math.nan) if actions is None else self._judge(actions)
 
     def judge_policy(self, policy: Policy) -> Judgement:
         """Judge any policy's greedy decisions."""
-        embeddings, allowed = self.validator.embeddings.numpy(), self.validator.allowed.numpy()
-        tokens = self.prompt_tokens.numpy().astype(np.float64)
-        decided = []
-        for preference in self.validator.preferences.numpy():
-            w = np.broadcast_to(preference, (len(embeddings), 2))
-            p = policy.action_probabilities(embeddings, w, allowed, prompt_tokens=tokens)
-            decided.append(torch.from_numpy(p.argmax(axis=1)))
-        return self._judge(torch.stack(decided, dim=1))
+        return self._judge(self.validator.decisions_of(policy))
 
-    def _judge(self, action: Tensor) -> Judgement:
+    def _judge(self, actions: Tensor) -> Judgement:
         """Judge decisions, shape (n, settings)."""
         v = self.validator
-        score, cost_term = v.scores.gather(1, action), v.cost_terms.gather(1, action)
-        reward = v.preferences[:, 0] * score - v.preferences[:, 1] * cost_term
-        shares = torch.bincount(action.ravel(), minlength=v.allowed.shape[1]) / action.numel()
+        shares = torch.bincount(actions.ravel(), minlength=v.allowed.shape[1]) / actions.numel()
         per_model = (v.cost_terms * v.allowed).sum(dim=0) / v.allowed.sum(dim=0).clamp_min(1)
         dearest = float(per_model.max())
-        per_setting = cost_term.mean(dim=0, dtype=torch.float64).numpy()
+        per_setting = v.cost_terms.gather(1, actions).mean(dim=0, dtype=torch.float64).numpy()
         return Judgement(
-            reward=float(reward.mean(dtype=torch.float64)),
+            reward=v.mean_reward_at(actions),
             cost_rise=max_cost_rise(per_setting, dearest) if dearest > 0.0 else 0.0,
             largest_share=float(shares.max()),
         )

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,9 @@ from hypothesis import strategies as st
 
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.validation import DialValidator
+from policies.base import Policy
+from policies.datasets import LoggedFeedback
+from policies.pool import ModelPool, ModelSpec
 from policies.preference import dial_grid
 
 TAU_USD = 0.01
@@ -99,3 +104,32 @@ def test_ineligible_model_is_not_decided_for():
     )
     reward = DialValidator.of(log, log, TAU_USD).mean_reward(ConstantNetwork([1.0, 0.0]))
     assert reward == pytest.approx(np.mean((1 - dial_grid()) * 0.8))
+
+
+class CallsByLength(Policy):
+    """Calls the first model for prompts of at least 100 tokens, else the second."""
+
+    models = ("long", "short")
+
+    def action_probabilities(self, embeddings, preferences, eligible=None, *, prompt_tokens=None):
+        return np.where(prompt_tokens[:, None] >= 100, [[1.0, 0.0]], [[0.0, 1.0]])
+
+
+def test_policy_is_told_the_lengths_of_the_prompts_that_are_judged():
+    table = full_table([[0.9, 0.1], [np.nan, 0.2], [0.3, 0.4]], [[0.0, 0.0], [np.nan, 0.0], [0.0, 0.0]])
+    table["prompt_tokens"] = torch.tensor([100.0, 1_000.0, 10.0])
+    reward = DialValidator.of(table, table, TAU_USD).mean_reward_of(CallsByLength())
+    assert reward == pytest.approx(np.mean((1 - dial_grid()) * (0.9 + 0.4) / 2))
+
+
+def test_a_log_that_is_mapped_for_reading_is_judged_without_a_warning():
+    name, one = np.array(["e1"]), np.ones(1)
+    pool = ModelPool("pair", (ModelSpec("a", 1.0, 1.0), ModelSpec("b", 1.0, 1.0)))
+    embeddings = np.zeros((1, 2), np.float32)
+    embeddings.flags.writeable = False
+    eligible, column = np.ones((1, 2), bool), np.zeros(1, np.int64)
+    half = np.full((1, 2), 0.5, np.float32)
+    log = LoggedFeedback(name, name, name, pool, embeddings, one, half, eligible, column, one, one, one, one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DialValidator.of_rows(log, log, TAU_USD)
