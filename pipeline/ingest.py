@@ -127,9 +127,16 @@ def _example(config: TradewindConfig, pool_file: PoolFile) -> tuple[pl.DataFrame
     prices = {
         name: (spec.input_price_per_mtok_usd, spec.output_price_per_mtok_usd)
         for name, spec in pool_file.specs.items()
+        if spec.kind == "model"
     }
-    example = generate_example(config.data.example.n_prompts, config.data.example.seed, prices=prices)
+    # Tools are run, which takes its time: only those that the pool names.
+    called = pool_file.pool(config.pool.name).specs
+    tools = {spec.name: spec.price_per_call_usd for spec in called if spec.kind == "tool"}
+    settings = config.data.example
+    example = generate_example(settings.n_prompts, settings.seed, prices=prices, tools=tools)
     say("ingest: embedded example; its prompts are generated and its outcomes are simulated")
+    if tools:
+        say(f"ingest: {' and '.join(tools)} were run on every prompt")
     return example.prompts, example.outcomes
 
 

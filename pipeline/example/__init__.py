@@ -19,7 +19,8 @@ How it is simulated:
 - Cost: `(prompt_tokens * input price + completion_tokens * output price) / 1e6` USD. Latency: wait for the
   first token plus completion tokens over speed, with log-normal noise.
 
-Any arm with a price fits in: pass further `SimulatedModel`s and their prices to `generate_example`.
+Any arm with a price fits in: pass further `SimulatedModel`s and their prices to `generate_example`. Two arms are
+not simulated: the calculator and the code runner (`tools`) are real programs, run on every prompt.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import polars as pl
 from pipeline.example.families import FAMILIES, ExamplePrompt, write_prompts
 from pipeline.example.models import EXAMPLE_MODELS, SimulatedModel
 from pipeline.example.outcomes import simulate_outcomes
+from pipeline.example.tools import run_tools
 
 __all__ = [
     "EXAMPLE_MODELS",
@@ -63,14 +65,16 @@ def generate_example(
     seed: int,
     prices: Mapping[str, tuple[float, float]],
     models: Mapping[str, SimulatedModel] = EXAMPLE_MODELS,
+    tools: Mapping[str, float] | None = None,
 ) -> ExampleTables:
-    """Write the prompts and simulate the outcomes of every priced model.
+    """Write the prompts, simulate the outcomes of every priced model, and run the tools on every prompt.
 
     Args:
         n_prompts: number of prompts; at least 1. Fewer under the same seed are the first of the more.
         seed: non-negative; the same arguments give the same tables.
         prices: per model name, (input, output) price in USD per million tokens; decides which models appear.
         models: simulated skills by model name; must hold every name in `prices`.
+        tools: per tool, its price in USD per call; None runs none.
 
     Raises:
         InputError: naming the argument, the value and what is allowed.
@@ -84,5 +88,7 @@ def generate_example(
                 "task": [p.family for p in written],
             }
         ),
-        outcomes=simulate_outcomes(written, seed, prices, models),
+        outcomes=pl.concat(
+            [simulate_outcomes(written, seed, prices, models), run_tools(written, tools or {})]
+        ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -38,12 +39,14 @@ class ExamplePrompt:
         prompt: the text.
         family: key of `FAMILIES`.
         difficulty: latent difficulty in [0, 1]; the structural part plus a hidden normal part, clipped.
+        answer: the exact number asked for, None where it is not known.
     """
 
     prompt_id: str
     prompt: str
     family: str
     difficulty: float
+    answer: Fraction | None = None
 
 
 def write_prompts(n_prompts: int, seed: int) -> list[ExamplePrompt]:
@@ -72,5 +75,6 @@ def write_prompts(n_prompts: int, seed: int) -> list[ExamplePrompt]:
             family = names[int(index)]
             draft = FAMILIES[family](rng)
             difficulty = float(np.clip(draft.difficulty + hidden[len(prompts)], 0.0, 1.0))
-            prompts.append(ExamplePrompt(f"ex-{len(prompts):05d}", draft.prompt, family, difficulty))
+            prompt_id = f"ex-{len(prompts):05d}"
+            prompts.append(ExamplePrompt(prompt_id, draft.prompt, family, difficulty, draft.answer))
     return prompts

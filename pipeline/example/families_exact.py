@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -38,9 +40,11 @@ def arithmetic(rng: np.random.Generator) -> Draft:
     size, hard = level(rng, 1, 5)
     if form == "chain":
         digits, hard_digits = level(rng, 1, 4)
-        expression = str(between(rng, 2, 10**digits))
+        value = between(rng, 2, 10**digits)
+        expression = str(value)
         for _ in range(size):
             operator, number = pick(rng, "+-*"), between(rng, 2, 10**digits)
+            value = {"+": value + number, "-": value - number, "*": value * number}[operator]
             bracketed = operator == "*" and any(c in expression for c in "+-")
             expression = (
                 f"({expression}) {operator} {number}" if bracketed else f"{expression} {operator} {number}"
@@ -48,36 +52,43 @@ def arithmetic(rng: np.random.Generator) -> Draft:
         text = pick(rng, ("Compute {}.", "What is {}?", "Evaluate the expression {}.", "{} = ?")).format(
             expression
         )
+        answer = Fraction(value)
         difficulty = 0.02 + 0.48 * hard + 0.4 * hard_digits
     elif form == "percentage":
         rate = between(rng, 1, 19) * 5 if size < 3 else between(rng, 11, 1999) / 10
         amount = between(rng, 10, 10 ** (1 + size))
         text = pick(rng, ("What is {}% of {:,}?", "Work out {} percent of {:,}.")).format(rate, amount)
+        answer = Fraction(str(rate)) * amount / 100
         difficulty = 0.05 + 0.6 * hard
     elif form == "remainder":
         base, power, modulus = between(rng, 2, 99), between(rng, 2, 4 * size), between(rng, 5, 97)
         text = f"Find the remainder when {base}^{power} is divided by {modulus}."
+        answer = Fraction(pow(base, power, modulus))
         difficulty = 0.4 + 0.55 * hard
     elif form == "fractions":
         parts = [f"{between(rng, 1, 4 * size)}/{between(rng, 2, 5 * size + 3)}" for _ in range(2 + size // 3)]
         text = f"Add the fractions {listed(parts)} and give the result in lowest terms."
+        answer = sum((Fraction(part) for part in parts), Fraction(0))
         difficulty = 0.2 + 0.6 * hard
     elif form == "series":
         first, step, terms = between(rng, 1, 60), between(rng, 2, 5 * size + 2), between(rng, 5, 12 * size)
         start = ", ".join(str(first + step * i) for i in range(4))
         text = f"An arithmetic sequence begins {start}, ... What is the sum of its first {terms} terms?"
+        answer = Fraction(terms * (2 * first + (terms - 1) * step), 2)
         difficulty = 0.2 + 0.4 * hard
     elif form == "divisor":
         common = between(rng, 2, 30 * size)
-        numbers = [str(common * between(rng, 2, 12 * size)) for _ in range(2 + size // 4)]
+        numbers = [common * between(rng, 2, 12 * size) for _ in range(2 + size // 4)]
         word = pick(rng, ("greatest common divisor", "least common multiple"))
-        text = f"What is the {word} of {listed(numbers)}?"
+        text = f"What is the {word} of {listed([str(n) for n in numbers])}?"
+        answer = Fraction((math.gcd if word.startswith("greatest") else math.lcm)(*numbers))
         difficulty = 0.15 + 0.65 * hard
     else:
         divisor, quotient = between(rng, 3, 10 ** (1 + size // 2)), between(rng, 7, 10 ** (1 + size // 2) * 9)
         text = f"Divide {divisor * quotient:,} by {divisor}."
+        answer = Fraction(quotient)
         difficulty = 0.05 + 0.6 * hard
-    return Draft(text + pick(rng, _NUMBER_ONLY), difficulty)
+    return Draft(text + pick(rng, _NUMBER_ONLY), difficulty, answer)
 
 
 def word_problem(rng: np.random.Generator) -> Draft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
@@ -18,10 +19,12 @@ class Draft:
     Attributes:
         prompt: the text a model would be sent.
         difficulty: structural difficulty in [0, 1], from what the text asks for (digits, steps, rows, ...).
+        answer: the exact number asked for, where it was computed along with the text.
     """
 
     prompt: str
     difficulty: float
+    answer: Fraction | None = None
 
 
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:

@@ -27,7 +27,11 @@ SEED = 0
 @pytest.fixture(scope="module")
 def prices() -> dict[str, tuple[float, float]]:
     models = yaml.safe_load(POOL_FILE.read_text())["models"]
-    return {m: (v["input_price_per_mtok_usd"], v["output_price_per_mtok_usd"]) for m, v in models.items()}
+    return {
+        m: (v["input_price_per_mtok_usd"], v["output_price_per_mtok_usd"])
+        for m, v in models.items()
+        if v.get("kind") != "tool"
+    }
 
 
 @pytest.fixture(scope="module")
