@@ -14,6 +14,7 @@ from scipy.special import expit, log_expit
 from policies.errors import InputError
 from policies.llm_bandit.arms import FEW_COSTS, measured_arms
 from policies.llm_bandit.identity_vectors import Arms, Loadings, ScoringNetwork, logits
+from policies.llm_bandit.item_effects import ItemEffects
 from policies.llm_bandit.observations import Observations, log_output_costs
 from policies.pool import ModelSpec
 
@@ -163,6 +164,7 @@ def fit_new_arm(
     output_price_per_token_usd: Float64Array,
     *,
     prior: VectorPrior | None = None,
+    effects: ItemEffects | None = None,
     length_weight: float = 0.3,
 ) -> Arms:
     """Return the new model's row: posterior mode and deviations of its vector with the network frozen.
@@ -177,6 +179,8 @@ def fit_new_arm(
         spec: name and prices of the new model.
         output_price_per_token_usd: shape (K,), of the known models.
         prior: of the vector; None takes that of the known models, :meth:`VectorPrior.of`.
+        effects: of the asked prompts, where the known models' answers to them are recorded; None takes the network's
+            word on how hard each is. They are worth about half as many prompts again.
         length_weight: weight of an answer's length beside a score, as in training.
 
     Raises:
@@ -194,8 +198,9 @@ def fit_new_arm(
     expected = _expected_log_cost(arms, spec.output_price_per_mtok_usd / 1e6, output_price_per_token_usd)
     seen = np.isfinite(log_cost[:, 0])
     mean = (log_cost[seen, 0].sum() + COST_PRIOR_CALLS * expected) / (seen.sum() + COST_PRIOR_CALLS)
+    known = effects or ItemEffects.none(len(observations))
     evidence = _evidence(
-        network, loadings, score, (log_cost[:, 0] - mean) / network.length_std, chosen, length_weight
+        network, loadings, known, score, (log_cost[:, 0] - mean) / network.length_std, chosen, length_weight
     )
     vector, std = _mode(evidence)
     return measured_arms(
@@ -222,6 +227,7 @@ def _expected_log_cost(arms: Arms, price: float, prices: Float64Array) -> float:
 def _evidence(
     network: ScoringNetwork,
     loadings: Loadings,
+    effects: ItemEffects,
     score: Float64Array,
     length: Float64Array,
     prior: VectorPrior,
@@ -229,9 +235,11 @@ def _evidence(
 ) -> _Evidence:
     slope, intercept = network.platt
     answered, measured = np.isfinite(score), np.isfinite(length)
+    scale = effects.scale[answered]
+    centre = slope * loadings.score_offset[answered].astype(np.float64) + intercept
     return _Evidence(
-        loading=slope * loadings.score[answered].astype(np.float64),
-        offset=slope * loadings.score_offset[answered].astype(np.float64) + intercept,
+        loading=(slope * scale)[:, None] * loadings.score[answered].astype(np.float64),
+        offset=scale * centre + effects.shift[answered],
         score=score[answered],
         length_loading=loadings.length[measured].astype(np.float64),
         length=length[measured] - loadings.length_offset[measured],
