@@ -148,9 +148,10 @@ class OutcomeModelAlgorithm(OfflineAlgorithm):
 
     def policy(self, models: tuple[str, ...]) -> OutcomeModelPolicy:
         """Return the current outcome model as a router over ``models``, in column order."""
-        learners = self.learner_group.foreach_learner(_freeze)
-        frozen = next(iter(learners)).get()
-        return frozen.named(models)
+        return self.surviving(self._frozen).named(models)
+
+    def _frozen(self) -> OutcomeModelPolicy:
+        return next(iter(self.learner_group.foreach_learner(_freeze))).get()
 
 
 def _freeze(learner: OutcomeModelLearner) -> OutcomeModelPolicy:

@@ -7,16 +7,19 @@ columns themselves stay with the learners.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.offline.offline_data import OfflineData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -31,6 +34,11 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from policies.rllib.columns import TRAIN, open_columns
+from policies.rllib.recovery import MAX_LOSSES, LearnerLostError, naming_lost_learners
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 ROWS = "rows"
 EPOCH = "epoch"
@@ -162,15 +170,23 @@ class OfflineConfig(AlgorithmConfig):
 class OfflineAlgorithm(Algorithm):
     """One ``train()`` is one epoch; evaluation is a plain function of the weights.
 
+    When a remote learner dies, all are started anew from the end of the last whole epoch and the epoch is run
+    again. Its draws come from its number, so the result is that of an undisturbed run.
+
     Each result carries at its top level the learner's ``reported`` figures, ``gradient_steps`` and, where the
     algorithm validates, ``validation_reward``.
     """
 
     reported: ClassVar[tuple[str, ...]] = ("loss",)
+    learner_group: LearnerGroup
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Build data and learners, and hand the first to the second."""
         super().setup(config)
+        self._hand_out_columns()
+        self._keep()
+
+    def _hand_out_columns(self) -> None:
         columns = self.offline_data.columns
         if not self.learner_group.is_remote:
             self.learner_group.foreach_learner(_attach, columns=columns)
@@ -202,7 +218,45 @@ class OfflineAlgorithm(Algorithm):
 
         Raises:
             TrainingDivergedError: a loss, a weight or the validation reward is not finite.
+            LearnerLostError: learners died again and again.
         """
+        return self.surviving(self._one_epoch)
+
+    def surviving(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns, with the learners replaced and the work begun again where one died.
+
+        Raises:
+            LearnerLostError: that happened more than :data:`MAX_LOSSES` times.
+        """
+        for losses in range(MAX_LOSSES + 1):
+            try:
+                with naming_lost_learners(self.learner_group):
+                    if losses:
+                        self._restore()
+                    result = work()
+                    self._keep()
+                    return result
+            except LearnerLostError as error:
+                if losses == MAX_LOSSES:
+                    raise
+                log.warning("a learner died (%s); going on from epoch %d", error, self.iteration)
+                self.learner_group.shutdown()
+                self.learner_group = self.config.build_learner_group(
+                    rl_module_spec=self.offline_data.module_spec
+                )
+        raise AssertionError("not reached")
+
+    def _keep(self) -> None:
+        """Keep what a new set of learners would go on from; learners in this process cannot be lost alone."""
+        if self.learner_group.is_remote:
+            self._kept = self.learner_group.get_state()[COMPONENT_LEARNER]
+
+    def _restore(self) -> None:
+        self._hand_out_columns()
+        # Not `set_state`: it drops the errors of remote learners.
+        _results(self.learner_group.foreach_learner(_set_state, reference=ray.put(self._kept)))
+
+    def _one_epoch(self) -> dict[str, Any]:
         result = super().step()
         learned = result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
         steps = int(learned["steps"])
@@ -243,6 +297,7 @@ class OfflineAlgorithm(Algorithm):
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Restore a checkpoint; RLlib's version wants env runners to send the weights to."""
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        self._keep()
 
 
 def _attach(learner: EpochLearner, columns: dict[str, Tensor]) -> None:
@@ -252,6 +307,10 @@ def _attach(learner: EpochLearner, columns: dict[str, Tensor]) -> None:
 def _results(calls: Any) -> list[Any]:
     """Return what remote learners returned, or raise what one of them raised."""
     return [call.get() for call in calls]
+
+
+def _set_state(learner: EpochLearner, reference: ray.ObjectRef) -> None:
+    learner.set_state(ray.get(reference))
 
 
 def _sees(learner: EpochLearner, folder: Path) -> bool:

@@ -1,0 +1,49 @@
+"""Noticing that a remote learner died: RLlib 2.60 replaces none, and goes on with fewer or fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+MAX_LOSSES = 3
+"""Times that the same piece of training is begun again; learners that keep dying (of memory, say) are an error."""
+ANSWER_S = 10.0
+"""A dead learner is known to be dead at once; one that is only busy may take longer and counts as alive."""
+
+
+class LearnerLostError(RuntimeError):
+    """A remote learner's process or node died."""
+
+
+def lost(group: LearnerGroup) -> bool:
+    """Return whether a remote learner of the group is dead."""
+    for worker in group._workers or []:
+        try:
+            ray.get(worker.__ray_ready__.remote(), timeout=ANSWER_S)
+        except RayActorError:
+            return True
+        except GetTimeoutError:
+            continue
+    return False
+
+
+@contextmanager
+def naming_lost_learners(group: LearnerGroup) -> Iterator[None]:
+    """Raise LearnerLostError in place of whatever the death of a learner made fail inside the block.
+
+    What that is depends on what was going on: an actor error, the assertion that all learners are healthy, or, in a
+    learner that outlived the other, a broken connection.
+
+    Raises:
+        LearnerLostError: a learner of the group is dead.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not lost(group):
+            raise
+        raise LearnerLostError(str(error).strip().splitlines()[0] if str(error) else repr(error)) from error
