@@ -45,14 +45,15 @@ def create_app(runtime: Runtime) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.include_router(route_routes(runtime))
+    route, chat = route_routes(runtime), chat_routes(runtime)
+    app.include_router(route)
     app.include_router(models_routes(runtime))
     app.include_router(feedback_routes(runtime))
-    app.include_router(chat_routes(runtime))
+    app.include_router(chat)
     app.include_router(console_routes(runtime))
     app.include_router(admin_routes(runtime))
     handle_errors(app)
-    app.add_middleware(ShortCut, endpoints=_hot(route_routes(runtime), chat_routes(runtime)))
+    app.add_middleware(ShortCut, endpoints=_hot(route, chat))
     app.add_middleware(
         Door,
         access=runtime.access,

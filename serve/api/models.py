@@ -35,11 +35,12 @@ def models_routes(runtime: Runtime) -> APIRouter:
     @routes.get("/v1/models/{model:path}", response_model=ModelInfo, responses=NOT_FOUND)
     async def model(model: str) -> Response:
         """Describe one of them; ``tradewind:0.3`` is one as well."""
-        pool, settings = runtime.releases.champion.bundle.pool, runtime.settings
-        dial = read_dial(model, None, settings.gateway, pool.models, settings.routing.presets)
+        release, settings = runtime.releases.champion, runtime.settings
+        models = release.bundle.pool.models
+        dial = read_dial(model, None, settings.gateway, models, settings.routing.presets)
         if dial.pinned is None:
             return json_answer(_router(model, runtime))
-        return json_answer(_model(next(spec for spec in pool.specs if spec.name == model), runtime))
+        return json_answer(_model(release.decider.specs[dial.pinned], runtime))
 
     return routes
 
