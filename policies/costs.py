@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +14,11 @@ from policies.pool import ModelPool
 
 CHARACTERS_PER_TOKEN = 4.0
 """Rule of thumb for English text, used wherever no tokenizer's count was logged."""
+
+
+def estimate_tokens(characters: int) -> int:
+    """Return the estimated number of tokens of a text: characters / 4, at least 1."""
+    return max(math.ceil(characters / CHARACTERS_PER_TOKEN), 1)
 
 
 def estimate_prompt_tokens(texts: list[str]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from policies.pool import ModelPool
 from serve.access.caller import Caller
 from serve.access.current import caller_of
-from serve.api.errors import ApiError, too_long
+from serve.api.errors import ApiError, check_characters
 from serve.api.sender import POLICY_HEADER
 from serve.conversation import routing_text
 from serve.gateway.client import Stream, Whole
@@ -157,11 +157,9 @@ def _question(runtime: Runtime, call: Call, request: Request, caller: Caller) ->
     headers = request.headers
     presets = runtime.settings.routing.presets
     dial = read_dial(call.model, headers.get(W_COST_HEADER), gateway.settings, bundle.pool.models, presets)
-    allowed = runtime.settings.max_prompt_chars
     length = sum(len(message.text()) for message in call.messages)
-    if length > allowed:
-        field = "messages" if call.kind == "chat/completions" else "prompt"
-        raise too_long(f"{length} characters", f"{allowed} characters", field)
+    field = "messages" if call.kind == "chat/completions" else "prompt"
+    check_characters(length, runtime.settings.max_prompt_chars, field)
     offer = gateway.upstreams.offer(bundle.pool)
     models = offer.models if dial.pinned is None else (dial.pinned,)
     if offer.models is not None and (not offer.models or dial.pinned not in (None, *offer.models)):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from policies.costs import CHARACTERS_PER_TOKEN
-from serve.api.errors import ApiError, json_answer, parsed, too_long
+from policies.costs import estimate_tokens
+from serve.api.errors import ApiError, check_characters, json_answer, parsed
 from serve.api.route import ERRORS, max_body_bytes
 from serve.console.answers import DialAnswer, ExplainAnswer, ExplainRequest, TrafficAnswer
 from serve.console.explain import explain
@@ -80,9 +79,7 @@ def console_routes(runtime: Runtime) -> APIRouter:
     async def explain_prompt(request: Request) -> Response:
         """Decide one prompt at every setting of the dial; nothing is logged and no model is called."""
         asked = parsed(ExplainRequest, await request.body(), limit)
-        allowed = runtime.settings.max_prompt_chars
-        if len(asked.prompt) > allowed:
-            raise too_long(f"{len(asked.prompt)} characters", f"{allowed} characters", "prompt")
+        check_characters(len(asked.prompt), runtime.settings.max_prompt_chars, "prompt")
         release = runtime.releases.champion
         constraints = Constraints(
             models=None if asked.models is None else tuple(asked.models),
@@ -92,7 +89,7 @@ def console_routes(runtime: Runtime) -> APIRouter:
         )
         release.decider.check_models(constraints)
         embedding = await release.embedder.embed(asked.prompt)
-        tokens = max(math.ceil(len(asked.prompt) / CHARACTERS_PER_TOKEN), 1)
+        tokens = estimate_tokens(len(asked.prompt))
         service = runtime.service
         answer = await asyncio.to_thread(
             explain, release, embedding, tokens, constraints, service.unhealthy(), service.latencies

@@ -86,6 +86,12 @@ def too_long(found: str, allowed: str, param: str | None) -> ApiError:
     return ApiError(413, "too_long", f"{found}; allowed: at most {allowed}", param)
 
 
+def check_characters(found: int, allowed: int, param: str) -> None:
+    """Raise ApiError 413 when a text has more characters than it may have."""
+    if found > allowed:
+        raise too_long(f"{found} characters", f"{allowed} characters", param)
+
+
 def json_answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a model as a JSON response."""
     return Response(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic_core import from_json
 
-from policies.costs import CHARACTERS_PER_TOKEN
+from policies.costs import estimate_tokens
 from policies.preference import normalise_preference
-from serve.api.errors import ApiError, checked, json_answer, parsed, refusal, too_long
+from serve.api.errors import ApiError, check_characters, checked, json_answer, parsed, refusal
 from serve.api.sender import Sender, sender_of
 from serve.conversation import routing_text, whole_text
 from serve.question import BadEmbeddingError, Constraints, Question
@@ -113,14 +112,12 @@ def _question(asked: RouteRequest, runtime: Runtime, sender: Sender) -> Question
         whole = whole_text(asked.messages)
     else:
         text = whole = asked.prompt or ""
-    allowed = runtime.settings.max_prompt_chars
-    if len(whole) > allowed:
-        field = "prompt" if asked.messages is None else "messages"
-        raise too_long(f"{len(whole)} characters", f"{allowed} characters", field)
+    field = "prompt" if asked.messages is None else "messages"
+    check_characters(len(whole), runtime.settings.max_prompt_chars, field)
     if asked.prompt_tokens is not None:
         prompt_tokens: float = asked.prompt_tokens
     elif whole:
-        prompt_tokens = max(math.ceil(len(whole) / CHARACTERS_PER_TOKEN), 1)
+        prompt_tokens = estimate_tokens(len(whole))
     else:
         prompt_tokens = bundle.cost_model.mean_prompt_tokens
     constraints = Constraints(

@@ -6,14 +6,13 @@ upstream is the caller's own bytes with ``model`` (and, for streams, ``stream_op
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
-from policies.costs import CHARACTERS_PER_TOKEN
+from policies.costs import estimate_tokens
 from serve.api.errors import ApiError
 
 Kind = Literal["chat/completions", "completions"]
@@ -148,7 +147,7 @@ def read_call(kind: Kind, body: bytes) -> Call:
         stream=bool(read.stream),
         wants_usage=(read.stream_options or {}).get("include_usage") == _TRUE,
         needs=needs,
-        prompt_tokens=max(math.ceil(characters / CHARACTERS_PER_TOKEN), 1) + extra_tokens,
+        prompt_tokens=estimate_tokens(characters) + extra_tokens,
         completion_tokens=_completion_tokens(read),
         metadata=read.metadata or {},
         _fields=fields,
@@ -171,7 +170,7 @@ def _needs(
     for name, value in (("tools", read.tools), ("functions", read.functions)):
         if value:
             needs["tools"] = None
-            tokens += math.ceil(len(bytes(fields[name])) / CHARACTERS_PER_TOKEN)
+            tokens += estimate_tokens(len(bytes(fields[name])))
     if read.response_format is not None and read.response_format.type in JSON_FORMATS:
         needs["json"] = None
     for message in messages:
