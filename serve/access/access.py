@@ -57,11 +57,6 @@ class Access:
         self._tokens = TokenSlices(control, keys, replicas)
         self._usd = UsdSlices(control, settings.hold_s)
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether a key is needed."""
-        return self._ring is not None
-
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return who sends a request with these headers (lower-case names).
 

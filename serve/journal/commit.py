@@ -7,7 +7,6 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 Job = TypeVar("Job")
@@ -30,7 +29,7 @@ class GroupCommit(Generic[Job]):
 
     def __init__(self, transact: Callable[[list[Job]], list[Any]], name: str) -> None:
         self._transact = transact
-        self._waiting: queue.SimpleQueue[tuple[Job, Any] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -45,13 +44,6 @@ class GroupCommit(Generic[Job]):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.put((job, future))
         return await future
-
-    def submit_sync(self, job: Job) -> Any:
-        """As :meth:`submit`, for threads."""
-        self._check_open()
-        future: Future[Any] = Future()
-        self._waiting.put((job, future))
-        return future.result()
 
     def close(self) -> None:
         """Finish what waits and stop. Harmless when called again."""
@@ -78,25 +70,22 @@ class GroupCommit(Generic[Job]):
             if waiting:
                 self._answer(waiting)
 
-    def _answer(self, waiting: list[tuple[Job, Any]]) -> None:
+    def _answer(self, waiting: list[tuple[Job, asyncio.Future[Any]]]) -> None:
         futures = [future for _, future in waiting]
         try:
             results: list[Any] = self._transact([job for job, _ in waiting])
             failure = None
         except Exception as error:
             results, failure = [None] * len(futures), error
-        by_loop: dict[Any, list[tuple[Any, Any]]] = defaultdict(list)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = defaultdict(list)
         for future, result in zip(futures, results):
-            loop = future.get_loop() if isinstance(future, asyncio.Future) else None
-            by_loop[loop].append((future, result))
+            by_loop[future.get_loop()].append((future, result))
         for loop, answers in by_loop.items():
-            if loop is None:
-                _resolve(answers, failure)
-            elif not loop.is_closed():
+            if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, answers, failure)
 
 
-def _resolve(answers: list[tuple[Any, Any]], failure: Exception | None) -> None:
+def _resolve(answers: list[tuple[asyncio.Future[Any], Any]], failure: Exception | None) -> None:
     for future, result in answers:
         if future.done():  # who waited has gone; the work is done all the same
             continue
