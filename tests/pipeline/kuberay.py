@@ -1,9 +1,11 @@
 """Schemas of KubeRay's custom resources (group ray.io, version v1), written down here field by field.
 
-They name fields of the published definitions at each level above the pods, with their types, and refuse all else:
-narrower than the definitions, so what passes here is not refused there for a misspelt or misplaced field. Pod
-templates and volumes are Kubernetes' own types and are checked against its published schemas instead. On a cluster
-that has the operator, `kubectl apply --dry-run=server` asks the definitions themselves.
+The operator's definitions come in no package, so they cannot be a dependency of the tests. These schemas name fields of
+its API reference at each level above the pods, with their types, defaults left out, and refuse all else; what an
+older release required is required. So they are narrower than the definitions: what passes here is not refused there
+for a misspelt, misplaced or missing field. Pod templates and volumes are Kubernetes' own types and are checked against
+its published schemas instead. On a cluster that has the operator, `kubectl apply --dry-run=server` asks the
+definitions themselves.
 """
 
 from typing import Any
@@ -39,11 +41,13 @@ CLUSTER = group(
     ("headGroupSpec",),
     rayVersion=TEXT,
     suspend=FLAG,
+    managedBy=one_of("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"),
     enableInTreeAutoscaling=FLAG,
     authOptions=group(mode=one_of("disabled", "token")),
     autoscalerOptions=group(
         idleTimeoutSeconds=WHOLE,
         upscalingMode=one_of("Default", "Aggressive", "Conservative"),
+        version=one_of("v1", "v2"),
         image=TEXT,
         imagePullPolicy=TEXT,
         resources={"type": "object"},
@@ -60,7 +64,7 @@ CLUSTER = group(
     ),
     headServiceAnnotations=STRINGS,
     headGroupSpec=group(
-        ("template",),
+        ("rayStartParams", "template"),
         serviceType=one_of("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
         headService={"type": "object"},
         enableIngress=FLAG,
@@ -70,14 +74,14 @@ CLUSTER = group(
     workerGroupSpecs={
         "type": "array",
         "items": group(
-            ("groupName", "template", "minReplicas", "maxReplicas"),
+            ("groupName", "rayStartParams", "template", "minReplicas", "maxReplicas"),
             groupName=TEXT,
             replicas=WHOLE,
             minReplicas=WHOLE,
             maxReplicas=WHOLE,
             numOfHosts=WHOLE,
             rayStartParams=STRINGS,
-            scaleStrategy={"type": "object"},
+            scaleStrategy=group(workersToDelete={"type": "array", "items": TEXT}),
             template=POD_TEMPLATE,
         ),
     },
@@ -98,7 +102,7 @@ JOB = group(
     shutdownAfterJobFinishes=FLAG,
     ttlSecondsAfterFinished=WHOLE,
     suspend=FLAG,
-    managedBy=TEXT,
+    managedBy=one_of("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"),
     clusterSelector=STRINGS,
     submitterConfig=group(backoffLimit=WHOLE),
     submitterPodTemplate=POD_TEMPLATE,
@@ -114,6 +118,8 @@ SPECS = {
         ("serveConfigV2", "rayClusterConfig"),
         serveConfigV2=TEXT,
         rayClusterConfig=CLUSTER,
+        upgradeStrategy=group(type=one_of("NewCluster", "None")),
+        excludeHeadPodFromServeSvc=FLAG,
         serveService={"type": "object"},
     ),
 }

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,13 @@ def test_images_pin_what_was_tested(path):
     for source in re.findall(r"^COPY (?:--chown=\w+ )?(.+) \S+$", text, re.MULTILINE):
         for name in source.split():
             assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_the_linter_of_dockerfiles_has_nothing_to_say(path):
+    linter = Path(sys.executable).with_name("hadolint")
+    said = subprocess.run([linter, "--no-color", path], capture_output=True, text=True, check=False)
+    assert (said.stdout + said.stderr, said.returncode) == ("", 0)
 
 
 def test_manifests_name_the_installed_ray():
