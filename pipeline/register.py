@@ -73,10 +73,22 @@ class Registered:
 
 
 def run(config: TradewindConfig) -> Registered:
+    """Register the run's policy and move the alias to it; see :func:`register`."""
+    return register(config)
+
+
+def register(
+    config: TradewindConfig, *, champion: bool = True, tags: Mapping[str, str] | None = None
+) -> Registered:
     """Register the run's policy and move the alias to it.
 
     The same policy version registered again reuses its model version and MLflow run: the final metrics and
     the artifacts are brought up to date and the alias moves.
+
+    Args:
+        config: of the run.
+        champion: whether the alias is the champion's, whose last holder is where a rollback goes.
+        tags: of the model version.
 
     Raises:
         InputError: there is no policy in the run's folder, or the tracking URI cannot be used.
@@ -89,18 +101,21 @@ def run(config: TradewindConfig) -> Registered:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         model_version = _registered_before(client, config, bundle.policy_version)
         if model_version is None:
-            model_version = _register_new(client, uri, config, layout, bundle)
+            model_version = _register_new(client, uri, config, layout, bundle, dict(tags or {}))
         else:
             _log_results(client, str(model_version.run_id), layout)
-        served = ServeSettings(tracking_uri=uri, model=config.tracking.model, alias=config.tracking.alias)
-        Registry(served).make_champion(str(model_version.version))
+        name, alias, number = config.tracking.model, config.tracking.alias, str(model_version.version)
+        if champion:
+            Registry(ServeSettings(tracking_uri=uri, model=name, alias=alias)).make_champion(number)
+        else:
+            client.set_registered_model_alias(name, alias, number)
     except MlflowException as error:
         raise InputError(f"tracking.uri={uri}: {error.message}") from None
     registered = Registered(
-        name=config.tracking.model,
-        version=str(model_version.version),
-        alias=config.tracking.alias,
-        uri=f"models:/{config.tracking.model}@{config.tracking.alias}",
+        name=name,
+        version=number,
+        alias=alias,
+        uri=f"models:/{name}@{alias}",
         policy_version=bundle.policy_version,
         run_id=str(model_version.run_id),
         tracking_uri=uri,
@@ -145,7 +160,12 @@ def _registered_before(
 
 
 def _register_new(
-    client: MlflowClient, uri: str, config: TradewindConfig, layout: RunLayout, bundle: RouterBundle
+    client: MlflowClient,
+    uri: str,
+    config: TradewindConfig,
+    layout: RunLayout,
+    bundle: RouterBundle,
+    tags: dict[str, str],
 ) -> ModelVersion:
     import mlflow
 
@@ -182,7 +202,7 @@ def _register_new(
             source=info.model_uri,
             run_id=run_id,
             model_id=info.model_id,
-            tags={POLICY_VERSION_TAG: bundle.policy_version},
+            tags={**tags, POLICY_VERSION_TAG: bundle.policy_version},
         )
 
 
@@ -237,8 +257,10 @@ def _history_metrics(path: Path) -> list[Metric]:
     stamp = int(path.stat().st_mtime * 1000)
     for index, line in enumerate(path.read_text().splitlines()):
         row = json.loads(line)
-        step = int(row.get("epoch", index))
-        metrics += [Metric(f"train/{_name(k)}", v, stamp, step) for k, v in _numbers(row) if k != "epoch"]
+        counter = next((name for name in ("epoch", "step", "iteration") if name in row), None)
+        step = index if counter is None else int(row[counter])
+        prefix = f"train/{row['stage']}" if "stage" in row else "train"
+        metrics += [Metric(f"{prefix}/{_name(k)}", v, stamp, step) for k, v in _numbers(row) if k != counter]
     return metrics
 
 

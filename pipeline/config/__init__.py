@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline.config.base import Config, PathOrUri
 from pipeline.config.data import DataConfig, EncoderConfig, PoolConfig, RunConfig
 from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.onboard import OnboardConfig
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.stages import (
     ClusterConfig,
@@ -33,6 +34,7 @@ class TradewindConfig(Config):
     simulate: SimulateConfig
     tune: TuneConfig
     evaluate: EvaluateConfig
+    onboard: OnboardConfig
     tracking: TrackingConfig
     route: RouteConfig
     serve: ServeConfig

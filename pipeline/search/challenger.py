@@ -72,7 +72,7 @@ def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, bes
             },
         )
         bundle.save(layout.policy)
-    return register.run(_as_run(config, layout, best))
+    return register.register(_as_run(config, layout, best), champion=False)
 
 
 def _train(spec: SearchSpec, best: TrialRecord, arrays: Path, scratch: Path, history: HistoryFile) -> Policy:

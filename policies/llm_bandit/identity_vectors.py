@@ -170,11 +170,22 @@ def log_output_cost(network: ScoringNetwork, loadings: Loadings, arms: Arms) -> 
     return arms.log_cost_mean + network.length_std * standardised.astype(np.float64)
 
 
+def expected_output_cost_usd(network: ScoringNetwork, loadings: Loadings, arms: Arms) -> Float64Array:
+    """Return the expected cost of the answers alone, shape (n, K), USD: the mean of a lognormal, not capped."""
+    return arms.recalibration * np.exp(log_output_cost(network, loadings, arms) + 0.5 * arms.sigma**2)
+
+
 def predict(
     network: ScoringNetwork, arms: Arms, inputs: Float32Array, prompt_tokens: FloatArray
 ) -> Predictions:
     """Return every model's predicted outcome for inputs (n, p) of prompts with ``prompt_tokens``, shape (n,)."""
-    loadings = network.loadings(inputs)
+    return predict_from(network, arms, network.loadings(inputs), prompt_tokens)
+
+
+def predict_from(
+    network: ScoringNetwork, arms: Arms, loadings: Loadings, prompt_tokens: FloatArray
+) -> Predictions:
+    """Return what :func:`predict` does, from loadings of n prompts with ``prompt_tokens``, shape (n,)."""
     score_logits = logits(loadings, arms)
     slope, intercept = network.platt
     prompt_cost = np.asarray(prompt_tokens)[:, None] * arms.input_price_per_token_usd

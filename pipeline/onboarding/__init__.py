@@ -1,0 +1,1 @@
+"""A new model for a trained router: which prompts to ask it, and the larger pool that its answers make."""
