@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
@@ -17,14 +18,20 @@ class Judgement(NamedTuple):
     """What a policy holds of every model for one prompt, whichever of them are eligible.
 
     Attributes:
-        values: shape (K,); the policy calls the eligible model with the largest.
+        values: shape (K,), expected reward of calling each; without ``probabilities`` the policy calls the eligible
+            model with the largest.
         scores: shape (K,), expected score in [0, 1].
         costs_usd: shape (K,), expected USD of the call, not capped; None when it predicts none in USD.
+        probabilities: from a mask of eligible models, shape (K,), to the row of :meth:`Policy.action_probabilities`;
+            None where that is greedy in ``values``. A policy over sets of candidates decides only once it knows them.
+        logit_std: shape (K,), posterior deviation of the logit of each expected score; None without a posterior.
     """
 
     values: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
     costs_usd: npt.NDArray[np.float64] | None
+    probabilities: Callable[[BoolArray], npt.NDArray[np.float64]] | None = None
+    logit_std: npt.NDArray[np.float64] | None = None
 
 
 class Policy(ABC):
@@ -69,8 +76,6 @@ class Policy(ABC):
         self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
     ) -> Judgement | None:
         """Return what the policy holds of every model for one prompt; None when it only has probabilities.
-
-        ``action_probabilities`` is greedy in the values of a policy that answers.
 
         Args:
             embedding: shape (d,).

@@ -9,7 +9,9 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from policies.base import Judgement
 from policies.bundle import RouterBundle
+from policies.newcomers import exploration_worth
 from serve.eligibility import Eligibility, NoEligibleModelError, UnknownModelsError
 from serve.exploration import draw, explored
 from serve.latency import Latencies
@@ -144,12 +146,16 @@ class Decider:
             values = np.log(np.maximum(policy, 1e-300))
         else:
             values = judged.values if eligible is everyone else np.where(eligible, judged.values, -np.inf)
-            policy = _one_hot(values)
-        base = policy if self._sample or judged is not None else _one_hot(policy)
+            policy = _one_hot(values) if judged.probabilities is None else judged.probabilities(eligible)
+        greedy = judged is not None and judged.probabilities is None
+        base = policy if self._sample or greedy else _one_hot(policy)
         kept = False
         if stay is not None:
             base, kept = self._kept(stay, base, None if judged is None else values, eligible, preference[1])
-        drawn = explored(base, values, eligible, self._exploration) if explore else base
+        drawn = base
+        if explore:
+            worth = self._worth(judged, preference[0], eligible)
+            drawn = explored(base, values, eligible, self._exploration, worth)
         chosen = int(drawn.argmax())
         if drawn[chosen] < 1.0:
             chosen = draw(drawn, self._rng)
@@ -185,6 +191,15 @@ class Decider:
         )[0]
         return row
 
+    def _worth(
+        self, judged: Judgement | None, w_quality: float, eligible: npt.NDArray[np.bool_]
+    ) -> FloatArray | None:
+        """Return what trying each newcomer is worth; None when that does not matter or the policy cannot tell."""
+        if self._exploration.kind != "newcomers" or judged is None or judged.logit_std is None:
+            return None
+        ratio = self._exploration.newcomer_ratio
+        return exploration_worth(judged.values, judged.scores, judged.logit_std, w_quality, eligible, ratio)
+
     def _kept(
         self,
         stay: Stay,
@@ -199,7 +214,7 @@ class Decider:
             return base, False
         # A policy without values cannot tell what a switch would gain: the session stays.
         if values is not None:
-            gain = float(values.max() - values[column])
+            gain = float(values[base.argmax()] - values[column])
             if gain > stay.worth(float(self._prices[column]), w_cost, self.bundle.tau_usd):
                 return base, False
         kept = np.zeros(len(base))

@@ -11,13 +11,18 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def explored(
-    base: FloatArray, values: FloatArray, eligible: npt.NDArray[np.bool_], settings: ExplorationSettings
+    base: FloatArray,
+    values: FloatArray,
+    eligible: npt.NDArray[np.bool_],
+    settings: ExplorationSettings,
+    worth: FloatArray | None = None,
 ) -> FloatArray:
     """Return the distribution that the endpoint draws from, shape (K,).
 
     With ``p`` the exploring share of requests and ``e`` what those draw from, a request is answered from
     ``(1 - p) base + p e``: the coin is part of the distribution, so that the propensity of a model is the same
-    whichever side it fell on. A floor f then mixes in the uniform u over the m eligible models,
+    whichever side it fell on. Of newcomers, ``e`` is their ``worth``, scaled to sum to one, and ``p`` is its sum or
+    ``newcomer_percent``, whichever is less. A floor f then mixes in the uniform u over the m eligible models,
     ``(1 - m f) q + m f u``, which gives each at least f.
 
     Args:
@@ -25,18 +30,35 @@ def explored(
         values: shape (K,), what the policy ranks models by, in units of the reward.
         eligible: shape (K,), at least one True.
         settings: what to do.
+        worth: shape (K,), of :func:`policies.newcomers.exploration_worth`; None when the policy has no posterior.
     """
     if settings.kind == "none":
         return base
-    uniform = eligible / eligible.sum()
-    if settings.kind == "epsilon":
-        exploring = (1.0 - settings.epsilon) * base + settings.epsilon * uniform
+    if settings.kind == "newcomers":
+        mixed = base if worth is None else _with_newcomers(base, worth, settings.newcomer_percent / 100.0)
     else:
-        exploring = _softmax(values, eligible, settings.temperature)
-    share = settings.traffic_percent / 100.0
-    mixed = (1.0 - share) * base + share * exploring
+        share = settings.traffic_percent / 100.0
+        mixed = (1.0 - share) * base + share * _exploring(base, values, eligible, settings)
+    if settings.propensity_floor == 0.0:
+        return mixed
     weight = min(settings.propensity_floor * float(eligible.sum()), 1.0)
-    return (1.0 - weight) * mixed + weight * uniform
+    return (1.0 - weight) * mixed + weight * (eligible / eligible.sum())
+
+
+def _exploring(
+    base: FloatArray, values: FloatArray, eligible: npt.NDArray[np.bool_], settings: ExplorationSettings
+) -> FloatArray:
+    if settings.kind == "epsilon":
+        return (1.0 - settings.epsilon) * base + settings.epsilon * (eligible / eligible.sum())
+    return _softmax(values, eligible, settings.temperature)
+
+
+def _with_newcomers(base: FloatArray, worth: FloatArray, most: float) -> FloatArray:
+    total = float(worth.sum())
+    if total <= 0.0 or most <= 0.0:
+        return base
+    share = min(total, most)
+    return (1.0 - share) * base + (share / total) * worth
 
 
 def draw(probabilities: FloatArray, rng: np.random.Generator) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from policies.base import BoolArray, FloatArray, Policy, masked_softmax
+from policies.base import BoolArray, FloatArray, Judgement, Policy, masked_softmax
 from policies.errors import InputError
 from policies.llm_bandit.identity_vectors import (
     ARM_ARRAYS,
     Arms,
     Predictions,
     ScoringNetwork,
+    expected_output_cost_usd,
     logit_std,
     predict,
+    predict_from,
 )
 from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.outcome_model.features import ContextFeatures
@@ -90,13 +93,56 @@ class LlmBanditPolicy(Policy):
         self, embeddings: FloatArray, w: npt.NDArray[np.float32], mask: BoolArray, tokens: FloatArray
     ) -> npt.NDArray[np.float64]:
         inputs = self.network.inputs(embeddings, tokens)
-        predicted = predict(self.network, self.arms, inputs, tokens)
-        n, k = mask.shape
+        candidates = self._candidates(predict(self.network, self.arms, inputs, tokens))
+        return masked_softmax(self.decider.logits(inputs, candidates, mask, w), mask)
+
+    def _candidates(self, predicted: Predictions) -> npt.NDArray[np.float32]:
+        """Return the set policy's tokens, shape (n, K, m + 2)."""
+        n, k = predicted.scores.shape
         candidates = np.empty((n, k, self.network.identity_dim + 2), dtype=np.float32)
         candidates[..., :-2] = self.arms.identity
         candidates[..., -2] = predicted.cost_terms
         candidates[..., -1] = predicted.scores
-        return masked_softmax(self.decider.logits(inputs, candidates, mask, w), mask)
+        return candidates
+
+    def judge(
+        self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float
+    ) -> Judgement:
+        """Return stage 1's predictions, and stage 2's decision once the candidates are known.
+
+        The expected cost is ``r (a + exp(m + sigma^2 / 2))``: the prompt's cost a and the mean of the lognormal whose
+        capped mean is the cost term, with the same recalibration r.
+        """
+        tokens = np.array([prompt_tokens], dtype=np.float64)
+        inputs = self.network.inputs(embedding[None], tokens)
+        loadings = self.network.loadings(inputs)
+        predicted = predict_from(self.network, self.arms, loadings, tokens)
+        scores = predicted.scores[0]
+        prompt_cost = prompt_tokens * self.arms.input_price_per_token_usd * self.arms.recalibration
+        candidates = self._candidates(predicted)
+        return Judgement(
+            preference[0] * scores - preference[1] * predicted.cost_terms[0],
+            scores,
+            prompt_cost + expected_output_cost_usd(self.network, loadings, self.arms)[0],
+            partial(self._among, inputs, candidates, np.array([preference], dtype=np.float32)),
+            logit_std(self.network, loadings, self.arms)[0],
+        )
+
+    def _among(
+        self,
+        inputs: npt.NDArray[np.float32],
+        candidates: npt.NDArray[np.float32],
+        w: npt.NDArray[np.float32],
+        eligible: BoolArray,
+    ) -> npt.NDArray[np.float64]:
+        """Return the decision of one prompt among the eligible models, shape (K,)."""
+        columns = np.flatnonzero(eligible)
+        if len(columns) < len(eligible):
+            candidates = candidates[:, columns]
+        mask = np.ones((1, len(columns)), dtype=bool)
+        row = np.zeros(len(eligible))
+        row[columns] = masked_softmax(self.decider.logits(inputs, candidates, mask, w), mask)[0]
+        return row
 
     def _tokens(self, n: int, prompt_tokens: FloatArray | None) -> npt.NDArray[np.float64]:
         if prompt_tokens is None:

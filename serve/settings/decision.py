@@ -14,16 +14,26 @@ class ExplorationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["none", "epsilon", "softmax"] = Field(
+    kind: Literal["none", "epsilon", "softmax", "newcomers"] = Field(
         default="none",
-        description="'epsilon' calls any eligible model with that probability, 'softmax' prefers good ones",
+        description="'epsilon' calls any eligible model with that probability, 'softmax' prefers good ones, "
+        "'newcomers' tries models that are known less well than the others and may be the best",
     )
     traffic_percent: float = Field(
-        default=100.0, ge=0.0, le=100.0, description="share of requests that explore"
+        default=100.0, ge=0.0, le=100.0, description="share of requests that explore by epsilon or softmax"
     )
     epsilon: float = Field(default=0.1, ge=0.0, le=1.0)
     temperature: float = Field(
         default=0.05, gt=0.0, description="of the softmax over the policy's values, in units of the reward"
+    )
+    newcomer_percent: float = Field(
+        default=5.0, ge=0.0, le=100.0, description="most of the traffic that 'newcomers' gives away"
+    )
+    newcomer_ratio: float = Field(
+        default=2.0,
+        ge=1.0,
+        description="a model is new while the deviation of its predicted score's logit exceeds so many times that of "
+        "the pool's better known quarter",
     )
     propensity_floor: float = Field(
         default=0.0, ge=0.0, le=0.5, description="no eligible model is less likely; at most 1 / their number"

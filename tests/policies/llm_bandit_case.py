@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
+from policies.llm_bandit.identity_vectors import Arms, ScoringNetwork
 from policies.llm_bandit.irt_training import IrtSettings
 from policies.llm_bandit.observations import Observations
+from policies.llm_bandit.policy import LlmBanditPolicy
+from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
+from policies.llm_bandit.set_policy import FrozenSetPolicy
+from policies.outcome_model.features import ContextFeatures
 
 TAU_USD = 0.01
 DIMENSION = 8
@@ -45,3 +50,39 @@ def names(n_models):
 
 def prices(n_models):
     return np.full(n_models, 1e-6)
+
+
+def random_router(n_models=6, *, new_models=0, head="arm", seed=0):
+    """A router whose weights are drawn; the last ``new_models`` have posteriors twenty times as wide."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return 0.5 * rng.normal(size=shape).astype(np.float32)
+
+    m, hidden, members = 4, 16, 2
+    features = ContextFeatures(draw(DIMENSION), draw(DIMENSION, DIMENSION), 4.0, 1.0, 0.3)
+    network = ScoringNetwork(
+        features,
+        draw(members, DIMENSION + 1, hidden),
+        draw(members, 1, hidden),
+        draw(members, hidden, 2),
+        draw(members, 1, 2),
+        draw(members, hidden, 2 * m),
+        draw(members, 1, 2 * m),
+        (1.2, -0.1),
+        0.5,
+        TAU_USD,
+    )
+    std = np.full((n_models, m), 0.05, dtype=np.float32)
+    std[n_models - new_models :] = 1.0
+    arms = Arms(
+        names(n_models),
+        2.0 * draw(n_models, m),
+        std,
+        np.log(np.linspace(0.0005, 0.004, n_models)),
+        np.full(n_models, 0.4),
+        np.full(n_models, 1.1),
+        prices(n_models),
+    )
+    shape = SetShape(DIMENSION + 1, m, width=16, heads=2, blocks=1, head=head)
+    return LlmBanditPolicy(network, arms, FrozenSetPolicy.of(SetPolicyNetwork.seeded(shape, seed)))
