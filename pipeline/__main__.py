@@ -28,11 +28,19 @@ GATE_EXIT_CODES = {"ship": 0, "do not ship": 3, "not enough data": 4}
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's one-line help and the configuration groups that it reads."""
+    """A stage of the command line.
+
+    Attributes:
+        help: in one line.
+        groups: of the configuration that it reads.
+        records: whether its configuration becomes that of the run.
+        actions: words that may follow it, each short for ``STAGE.action=WORD``.
+    """
 
     help: str
     groups: tuple[str, ...]
     records: bool = True
+    actions: tuple[str, ...] = ()
 
 
 STAGES = {
@@ -44,6 +52,12 @@ STAGES = {
         "search the learner's settings with Ray Tune", ("run", "policy", "train", "tune", "cluster")
     ),
     "evaluate": Stage("measure on held-out prompts and tasks; write the report", ("run", "evaluate")),
+    "onboard": Stage(
+        "a new model for LLM Bandit: `onboard select` names the prompts to ask, `onboard fit` learns from the answers",
+        ("run", "onboard", "tracking"),
+        records=False,
+        actions=("select", "fit"),
+    ),
     "register": Stage("log to MLflow and register a model version", ("run", "tracking")),
     "route": Stage(
         "decide a prompts table over the dial", ("run", "data", "route", "encoder", "output"), records=False
@@ -62,10 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage in ("submit", "attach"):
             return _run_job(options)
         stage = STAGES[options.stage]
-        config = load_config(options.overrides)
+        overrides = stage_overrides(options.stage, options.overrides)
+        config = load_config(overrides)
         # A log from elsewhere is a question put to a run, not a part of it.
         if stage.records and config.evaluate.log is None:
-            record_config(config, options.overrides)
+            record_config(config, overrides)
         result = import_module(f"pipeline.{options.stage}").run(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -85,6 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def stage_overrides(stage: str, words: Sequence[str]) -> list[str]:
+    """Return what follows a stage as ``key=value`` alone: ``onboard select`` means ``onboard.action=select``."""
+    return [f"{stage}.action={word}" if word in STAGES[stage].actions else word for word in words]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
@@ -96,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
             epilog=_keys(stage),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, see below")
+        words = f"{'|'.join(stage.actions)} key=value" if stage.actions else "key=value"
+        sub.add_argument("overrides", nargs="*", metavar=words, help="configuration, see below")
         _add_verbose(sub)
     _add_job_commands(stages)
     return parser
@@ -141,7 +162,7 @@ def _run_job(options: argparse.Namespace) -> int:
         submit.Submission(
             address=options.address,
             stage=options.job_stage,
-            overrides=tuple(options.overrides),
+            overrides=tuple(stage_overrides(options.job_stage, options.overrides)),
             verbose=options.verbose,
             install=not options.no_env,
             num_cpus=options.num_cpus,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.__main__ import STAGES
+from pipeline.__main__ import STAGES, stage_overrides
 from pipeline.compose import load_config, record_config
 from pipeline.config_reference import render
 
@@ -38,11 +38,11 @@ def test_command_is_accepted(page, command, tmp_path):
     if words[0] == "submit":
         assert words[1].startswith("http://")
         words = words[2:]
-    stage, overrides = words[0], [word for word in words[1:] if not word.startswith("-")]
+    stage, words = words[0], [word for word in words[1:] if not word.startswith("-")]
     assert stage in STAGES
     # A run that a command continues exists for the reader; here it is made.
     placed = []
-    for override in overrides:
+    for override in stage_overrides(stage, words):
         key, _, value = override.partition("=")
         if key in ("run", "resume", "evaluate.incumbent") and "/" in value:
             folder = tmp_path / value.split("/")[-1]
