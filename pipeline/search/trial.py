@@ -26,6 +26,9 @@ from policies.rllib.offline import OfflineConfig
 SEARCH = "search"
 """Constant entry of every point: the search's folder."""
 
+PROGRESS = "progress.json"
+"""File of a checkpoint that tells how far the candidate was, and the sizes of the other files."""
+
 LEARNER_METRICS = ("loss", "train_reward", "entropy", "revealed")
 
 
@@ -75,15 +78,16 @@ class Candidate:
     def save(self, directory: Path) -> None:
         """Write weights, optimiser state and progress into an existing folder."""
         self.algorithm.save_to_path(str(directory / "algorithm"))
-        state = {"epoch": self.epoch, "best": self.best, "schedule": self.schedule}
-        (directory / "progress.json").write_text(json.dumps(state))
+        sizes = {str(path.relative_to(directory)): path.stat().st_size for path in _files(directory)}
+        state = {"epoch": self.epoch, "best": self.best, "schedule": self.schedule, "sizes": sizes}
+        (directory / PROGRESS).write_text(json.dumps(state))
 
     def load(self, directory: Path) -> None:
         """Go on from what another candidate wrote, under this one's values.
 
         An optimiser's checkpoint holds its settings too; when the values differ, this candidate's are kept.
         """
-        state = json.loads((directory / "progress.json").read_text())
+        state = json.loads((directory / PROGRESS).read_text())
         values = self.schedule[-1]["values"]
         settings = self.algorithm.learner_group.foreach_learner(_optimizer_settings)
         self.algorithm.restore_from_path(str(directory / "algorithm"))
@@ -96,6 +100,35 @@ class Candidate:
     def stop(self) -> None:
         """Release learners."""
         self.algorithm.stop()
+
+
+def whole_checkpoint(directory: Path) -> Path:
+    """Return a trial's checkpoint, or its newest whole one where a kill left that one incomplete.
+
+    Tune deletes a checkpoint as soon as the next one is written, and notes that down in its snapshot afterwards:
+    of a driver killed in between, the snapshot names a checkpoint that is gone, or half gone.
+
+    Raises:
+        FileNotFoundError: none of the trial's checkpoints is whole.
+    """
+    if _is_whole(directory):
+        return directory
+    others = [path for path in sorted(directory.parent.glob("checkpoint_*"), reverse=True) if _is_whole(path)]
+    if not others:
+        raise FileNotFoundError(f"{directory}: incomplete, and so is every other checkpoint of the trial")
+    return others[0]
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        sizes: dict[str, int] = json.loads((directory / PROGRESS).read_text())["sizes"]
+        return all((directory / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def algorithm_settings(spec: SearchSpec, config: TradewindConfig, arrays: Path) -> OfflineConfig:
@@ -160,6 +193,14 @@ class SearchTrial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the candidate."""
         self._candidate.save(Path(checkpoint_dir))
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Go on from a checkpoint, or from the trial's newest whole one where a kill left that one incomplete."""
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        named = Path(getattr(checkpoint, "path", checkpoint))
+        whole = whole_checkpoint(named)
+        super().restore(checkpoint_path if whole == named else str(whole))
+        self._iteration = self._candidate.epoch
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from a written candidate."""

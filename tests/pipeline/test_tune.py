@@ -37,7 +37,7 @@ from pipeline.search.space import SearchSpace, with_values
 from pipeline.search.spec import SearchFolder, SearchSpec, search_space
 from pipeline.search.strategy import RememberingPB2, SparingAsha
 from pipeline.search.tracking import PARENT_TAG, TRIAL_TAG
-from pipeline.search.trial import Candidate
+from pipeline.search.trial import Candidate, whole_checkpoint
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.policy import BarpPolicy
 from policies.bundle import RouterBundle
@@ -168,15 +168,6 @@ def test_printed_command_holds_the_best_values(searched):
     )
 
 
-def test_pb2_learns_from_the_log_alone(tmp_path, root, ray_session):
-    overrides = ("tune=pb2", "tune.num_samples=3", "tune.grace_epochs=1", "tune.retrain=false")
-    config = make_run(tmp_path, root, "train.mode=logged", "tune.max_epochs=3", *overrides)
-    records = tune.run(config)
-    assert [record.error for record in records] == [""] * 3
-    assert all(1e-4 <= record.values["policy.lr"] <= 1e-2 for record in records)
-    assert max(record.epochs for record in records) == 3
-
-
 def wait_for(
     pattern: str,
     folder: Path,
@@ -285,6 +276,30 @@ def test_values_change_but_weights_stay_when_a_trial_takes_over_another(arrays, 
             candidate.stop()
 
 
+def test_a_checkpoint_that_a_kill_left_incomplete_gives_way_to_the_newest_whole_one(
+    arrays, tmp_path, ray_session
+):
+    candidate = Candidate(candidate_spec(), {}, arrays)
+    folders = [tmp_path / f"checkpoint_{number:06d}" for number in range(4)]
+    try:
+        for folder in folders:
+            candidate.advance()
+            folder.mkdir()
+            candidate.save(folder)
+    finally:
+        candidate.stop()
+    half_deleted, whole, half_copied = folders[1], folders[2], folders[3]
+    (half_deleted / "progress.json").unlink()
+    max((half_copied / "algorithm").rglob("*.*"), key=lambda path: path.stat().st_size).unlink()
+    assert whole_checkpoint(folders[0]) == folders[0]
+    assert whole_checkpoint(half_deleted) == whole
+    assert whole_checkpoint(tmp_path / "checkpoint_000009") == whole
+    for folder in folders:
+        (folder / "progress.json").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError, match="every other checkpoint"):
+        whole_checkpoint(whole)
+
+
 def test_judgement_is_the_reward_of_greedy_decisions_at_the_reference_scale(arrays):
     tau_usd, data = 0.004, outcomes(150, 2)
     network = BarpNetwork(NetworkShape(2, 3, hidden=(8,))).eval()
@@ -319,24 +334,27 @@ def test_outcome_model_counts_by_its_last_epoch(arrays, ray_session):
         candidate.stop()
 
 
-def test_pb2_takes_over_outcome_models(tmp_path, root, ray_session):
+def test_pb2_takes_over_outcome_models_of_a_log(tmp_path, root, ray_session):
     space = "{policy.lr:{low:3e-4,high:1e-2,log:true},policy.input_dropout:{low:0.0,high:0.4}}"
     config = make_run(
         tmp_path,
         root,
+        "train.mode=logged",
         "tune=pb2",
-        "tune.num_samples=4",
+        "tune.num_samples=3",
         "tune.grace_epochs=1",
-        "tune.max_epochs=4",
+        "tune.max_epochs=5",
         "tune.retrain=false",
         learner=("policy=outcome_model", "policy.members=2", "policy.components=2", f"tune.space={space}"),
     )
     records = tune.run(config)
-    assert [record.error for record in records] == [""] * 4
-    assert any(len(record.schedule) > 1 for record in records), "no trial went on from another one's weights"
+    assert [record.error for record in records] == [""] * 3
+    assert max(record.epochs for record in records) == 5
     folder = SearchFolder(RunLayout.of(config).root / "tune")
+    # Ray's own record of takeovers; the taker's values may be the donor's.
+    assert (folder.trials / "pbt_global.txt").exists(), "no trial went on from another one's weights"
     seen = json.loads(folder.scheduler.read_text())
-    assert len(seen["Reward"]) >= 4
+    assert len(seen["Reward"]) >= 3
 
 
 def asha(memory):
