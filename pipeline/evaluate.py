@@ -39,6 +39,7 @@ from pipeline.routers import BEST_SINGLE, POLICY, Router, compared_routers, dial
 from pipeline.scoring import Yardstick, chosen_settings, score_split
 from pipeline.splits import OOD, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.tables import write_table
+from pipeline.training_evidence import training_evidence
 from pipeline.verdicts import table_verdicts, verdict_lines
 from policies.bundle import RouterBundle
 from policies.datasets import LoggedFeedback, OutcomeMatrix
@@ -76,6 +77,7 @@ def run(config: TradewindConfig) -> dict[str, Any]:
     prompts = load_prompts(layout, (TEST, OOD))
     texts = dict(prompts.select("prompt_id", "prompt").iter_rows()) if config.evaluate.prompt_texts else None
     metrics = measure(bundle, data, complete, config, log, texts)
+    metrics["training"] = plain(training_evidence(layout.history, bundle.policy, complete[TRAIN]))
     _write_evidence(layout, config, bundle, complete)
     write_json(layout.metrics, metrics)
     report.write(layout, metrics)

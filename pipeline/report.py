@@ -15,6 +15,7 @@ import vl_convert
 from pipeline.config import TradewindConfig
 from pipeline.layout import RunLayout
 from pipeline.reporting import charts, evidence, log_page
+from pipeline.reporting.identity_section import identity_charts, identity_section
 from pipeline.reporting.page import chart, document, replace_file, section, table
 from pipeline.reporting.plane import plane
 from pipeline.reporting.style import SPLIT_TITLES, reported_splits, styled
@@ -65,6 +66,7 @@ def draw(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     made["gain"] = charts.gain_over_dial(metrics)
     made["dial"] = charts.dial(metrics, _main_split(metrics))
     made["tasks"] = charts.task_chart(metrics)
+    made |= identity_charts(metrics.get("training"))
     predicted = evidence.calibration_chart(metrics)
     if predicted is not None:
         made[evidence.CALIBRATION] = predicted
@@ -90,6 +92,7 @@ def html(metrics: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         evidence.losses_section(metrics),
         evidence.calibration_section(metrics),
         evidence.health_section(metrics),
+        *identity_section(metrics.get("training"), drawn),
     ]
     parts.append(section("Data and method", chart_notes("data", metrics), _data_table(metrics)))
     return document("Tradewind: is routing worth it?", parts, drawn)

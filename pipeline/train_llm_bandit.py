@@ -86,6 +86,7 @@ def reinforce(
     best, best_reward, best_iteration = network, judge.reward(network), 0
     pretrained_reward = best_reward
     if settings.iterations:
+        data.record({"stage": "ppo", "iteration": 0, "validation_reward": pretrained_reward})
         algorithm = ppo_config(config, data.scratch, table, sampler, network).build_algo()
         try:
             with progress(settings.iterations, "ppo", unit="iteration") as bar:
@@ -184,6 +185,7 @@ def identity_stage(
             irt_settings(config),
             folds=policy.identity.folds,
             comparisons=comparisons,
+            validation=Observations.of(data.validation),
             seed=config.run.seed,
             record=_recorder(data, "identity"),
             progress=lambda: bar.update(),

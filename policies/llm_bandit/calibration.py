@@ -66,6 +66,7 @@ def calibrated_identity_vectors(
     *,
     folds: int = 3,
     comparisons: Comparisons | None = None,
+    validation: Observations | None = None,
     seed: int = 0,
     record: Record | None = None,
     progress: Callable[[], object] = lambda: None,
@@ -83,6 +84,7 @@ def calibrated_identity_vectors(
         settings: of every training.
         folds: parts that the prompts are dealt into, at least 2.
         comparisons: used in every training.
+        validation: other rows, measured by the training on all rows in each epoch.
         seed: of the trainings.
         record: called with each epoch's losses of the training on all rows.
         progress: called after each training.
@@ -105,6 +107,7 @@ def calibrated_identity_vectors(
             tau_usd,
             settings,
             comparisons=comparisons,
+            validation=validation,
             seed=seed * (folds + 1) + part,
             record=record,
         )

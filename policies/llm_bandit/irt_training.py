@@ -96,6 +96,7 @@ def train_identity_vectors(
     settings: IrtSettings,
     *,
     comparisons: Comparisons | None = None,
+    validation: Observations | None = None,
     seed: int = 0,
     record: Record | None = None,
 ) -> tuple[ScoringNetwork, Arms]:
@@ -112,6 +113,7 @@ def train_identity_vectors(
         tau_usd: cost scale of the reward, USD.
         settings: of the networks and the optimiser.
         comparisons: pairwise outcomes over the same K models.
+        validation: other rows over the same K models, whose cross-entropy is recorded and nothing else.
         seed: of weights, order, dropout and posterior draws.
         record: called with each epoch's losses.
 
@@ -155,7 +157,7 @@ def train_identity_vectors(
             _targets(scores, lengths),
             _Pairs.of(pairs, pair_inputs),
             settings,
-            record or (lambda line: None),
+            _recorder(network, posterior, features, validation, record),
         )
     plain = _frozen(network, features, lengths.std, tau_usd)
     arms = measured_arms(
@@ -250,6 +252,34 @@ def _optimise(
         names = ("loss", "score_loss", "comparison_loss", "divergence_nats")
         record({"epoch": epoch + 1, **dict(zip(names, values, strict=True))})
     network.eval()
+
+
+def _recorder(
+    network: IrtNetwork,
+    posterior: IdentityPosterior,
+    features: ContextFeatures,
+    validation: Observations | None,
+    record: Record | None,
+) -> Record:
+    """Return ``record`` with the cross-entropy of the validation scores beside each epoch's losses."""
+    if record is None:
+        return lambda line: None
+    if validation is None or not np.isfinite(validation.scores).any():
+        return record
+    inputs = torch.from_numpy(features.transform(validation.embeddings, validation.prompt_tokens))
+    seen = torch.from_numpy(np.isfinite(validation.scores))
+    scores = torch.from_numpy(np.nan_to_num(validation.scores).astype(np.float32))
+
+    def with_validation(line: dict[str, float]) -> None:
+        network.eval()
+        with torch.no_grad():
+            # As it will decide: members averaged, at the posterior's mean.
+            logits = network(inputs, posterior.mean).score.mean(dim=0)
+            loss = functional.binary_cross_entropy_with_logits(logits[seen], scores[seen])
+        network.train()
+        record({**line, "validation_score_loss": float(loss)})
+
+    return with_validation
 
 
 def _comparison_loss(network: IrtNetwork, identities: Tensor, pairs: _Pairs, rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pipeline import simulate, train
 from pipeline.comparisons import load_comparisons
 from pipeline.compose import load_config
 from pipeline.join import load_outcomes
+from pipeline.training_evidence import learning_curves
 from policies.bundle import RouterBundle
 from policies.constants import BestSinglePolicy
 from policies.errors import InputError
@@ -65,8 +66,14 @@ def test_trained_policy_beats_the_best_single_model(ray_session, tables, tmp_pat
     )
     assert gain > 0.02
     assert RouterBundle.load(layout.policy).policy.kind == "llm_bandit"
-    stages = {json.loads(line)["stage"] for line in layout.history.read_text().splitlines()}
-    assert stages == {"identity", "pretrain", "ppo"}
+    curves = learning_curves(layout.history)
+    assert all("validation_score_loss" in line for line in curves["identity"])
+    assert len(curves["pretrain"]) > 0
+    validated = [line["validation_reward"] for line in curves["ppo"] if "validation_reward" in line]
+    assert (validated[0], max(validated)) == (
+        bundle.notes["pretrained_reward"],
+        bundle.notes["validation_reward"],
+    )
     assert bundle.notes["validation_reward"] >= bundle.notes["pretrained_reward"]
 
 
