@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.config import TradewindConfig
 from pipeline.embedding_table import read_embeddings, read_identity
 from pipeline.layout import RunLayout
-from pipeline.log_columns import eligible_mask
+from pipeline.log_columns import eligible_mask, event_numbers
 from pipeline.tables import read_table, to_polars
 from policies.bundle import EncoderIdentity
 from policies.costs import estimate_prompt_tokens
@@ -115,23 +115,15 @@ def feedback_arrays(
             f"{source}: event '{event['event_id']}': model '{event['model']}' is not in its eligible list "
             f"{event['eligible']}"
         )
-    w = log.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
-    told = log["estimated_prompt_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     return LoggedFeedback(
         event_ids=log["event_id"].to_numpy().astype(str),
         prompt_ids=log["prompt_id"].to_numpy().astype(str),
         tasks=log["task"].fill_null("").to_numpy().astype(str),
         pool=pool,
         embeddings=embeddings,
-        # As the router saw it, where it logged that: of a conversation, the text is an excerpt.
-        prompt_tokens=np.where(np.isnan(told), estimate_prompt_tokens(log["prompt"].to_list()), told),
-        preferences=w.to_numpy().astype(np.float32),
         eligible=eligible,
         actions=actions,
-        propensities=log["propensity"].to_numpy(),
-        scores=log["score"].fill_null(np.nan).to_numpy(),
-        costs_usd=log["cost_usd"].fill_null(np.nan).to_numpy(),
-        completion_tokens=log["completion_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+        **event_numbers(log, estimate_prompt_tokens(log["prompt"].to_list())),
     )
 
 

@@ -13,6 +13,7 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -218,6 +219,28 @@ def eligible_mask(log: pl.DataFrame, models: Sequence[str]) -> npt.NDArray[np.bo
     return mask
 
 
+def event_numbers(
+    log: pl.DataFrame, estimated_prompt_tokens: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return the fields of :class:`LoggedFeedback` that are numbers of the log; a missing outcome is NaN.
+
+    Args:
+        log: columns of the feedback table.
+        estimated_prompt_tokens: shape (n,), used where the log does not tell the prompt's length.
+    """
+    # As the router saw it, where it logged that: of a conversation, the text is an excerpt.
+    told = log["estimated_prompt_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    w = log.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
+    return {
+        "prompt_tokens": np.where(np.isnan(told), estimated_prompt_tokens, told),
+        "preferences": w.to_numpy().astype(np.float32),
+        "propensities": log["propensity"].to_numpy(),
+        "scores": log["score"].fill_null(np.nan).to_numpy(),
+        "costs_usd": log["cost_usd"].fill_null(np.nan).to_numpy(),
+        "completion_tokens": log["completion_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+    }
+
+
 def _collect(tables: Iterator[pa.Table]) -> pl.DataFrame:
     frame = pl.concat([to_polars(table) for table in tables])
     return frame.sort("file", "row")
@@ -249,22 +272,15 @@ def _masks(events: pl.DataFrame, pool: ModelPool) -> npt.NDArray[np.bool_]:
 def _arrays(scored: pl.DataFrame, index: PromptIndex, pool: ModelPool) -> LoggedFeedback:
     """Return scored events without their vectors."""
     at = scored["prompt"].to_numpy()
-    told = scored["estimated_prompt_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    w = scored.select(pl.col("w_quality", "w_cost") / (pl.col("w_quality") + pl.col("w_cost")))
     return LoggedFeedback(
         event_ids=_strings(scored["event_id"].to_arrow()),
         prompt_ids=_strings(index.ids.take(pa.array(at))),
         tasks=_strings(index.tasks.take(pa.array(at))),
         pool=pool,
         embeddings=np.empty((scored.height, 0), dtype=np.float32),
-        prompt_tokens=np.where(np.isnan(told), index.prompt_tokens[at], told),
-        preferences=w.to_numpy().astype(np.float32),
         eligible=_masks(scored, pool),
         actions=scored["action"].to_numpy(),
-        propensities=scored["propensity"].to_numpy(),
-        scores=scored["score"].to_numpy(),
-        costs_usd=scored["cost_usd"].to_numpy(),
-        completion_tokens=scored["completion_tokens"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+        **event_numbers(scored, index.prompt_tokens[at]),
     )
 
 
