@@ -6,31 +6,15 @@ import asyncio
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from serve.journal.records import DecisionRecord
 from serve.metrics import INSTRUMENTS, Metrics
+from tests.serve.journal.cases import a_decision
 
 DASHBOARD = Path(__file__).parents[2] / "conf" / "serve" / "grafana" / "tradewind.json"
-RECORD = DecisionRecord(
-    decision_id="d",
-    timestamp=datetime(2026, 1, 1, tzinfo=UTC),
-    prompt_id="p",
-    w_quality=0.5,
-    w_cost=0.5,
-    eligible=("a", "b"),
-    model="a",
-    propensity=0.5,
-    policy_version="v1",
-    prompt_tokens=3,
-    expected_score=None,
-    expected_cost_usd=0.1,
-    best_cost_usd=0.4,
-    release="champion",
-)
+RECORD = a_decision("d", propensity=0.5, expected_cost_usd=0.1, best_cost_usd=0.4)
 
 
 def counter(metrics: Metrics, name: str) -> dict:

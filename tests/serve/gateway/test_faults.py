@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from tests.serve.gateway.leaving import ask_and_leave
 from tests.serve.upstream import KEY, Fault
 
 ASK = [{"role": "user", "content": "Which planet is the largest?"}]
@@ -163,18 +162,7 @@ def test_events_in_pieces_arrive_whole(client, upstream):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_before_the_answer_ends_the_call(app, upstream, stream):
     upstream.always("large", Fault(delay_s=30))
-
-    async def ask_and_leave() -> None:
-        client: Any = openai.AsyncOpenAI(base_url=f"{app.url}/v1", api_key="client")
-        async with client:
-            asked = client.chat.completions.create(model="large", messages=ASK, stream=stream)
-            task = asyncio.create_task(asked)
-            while not upstream.seen:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            await asyncio.wait([task])
-
-    asyncio.run(ask_and_leave())
+    ask_and_leave(app.url, upstream, model="large", messages=ASK, stream=stream)
     assert upstream.wait_for_left(1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.serve.gateway.leaving import ask_and_leave
 from tests.serve.upstream import Fault
 
 ASK: Any = [{"role": "user", "content": "Which planet is the largest?"}]
@@ -64,17 +65,7 @@ def test_a_client_that_leaves_within_a_stream_ends_the_call(client, upstream):
 
 def test_a_client_that_leaves_before_the_answer_ends_the_call(endpoint, upstream):
     upstream.always("large", Fault(delay_s=30))
-
-    async def ask_and_leave() -> None:
-        client: Any = openai.AsyncOpenAI(base_url=f"{endpoint}/v1", api_key="client")
-        async with client:
-            task = asyncio.create_task(client.chat.completions.create(model="large", messages=ASK))
-            while not upstream.seen:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            await asyncio.wait([task])
-
-    asyncio.run(ask_and_leave())
+    ask_and_leave(endpoint, upstream, model="large", messages=ASK)
     assert upstream.wait_for_left(1)
 
 
