@@ -1,37 +1,45 @@
 """Stage 2: prompts to vectors, on Ray Data with a pool of encoder actors.
 
 A text is encoded once, ever: equal texts share a vector (content hash), and vectors live in a store that runs
-share. Actors write a shard as soon as a block is done, so a killed run goes on where it stopped.
+share. Actors write a shard as soon as it is done, so a killed run goes on where it stopped. The prompts table streams
+by; what the driver holds is 16 bytes a prompt and about 30 a stored text, so 100 million prompts take 5 GB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError
 
-from pipeline.cluster import ray_session, user_error
+from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
-from pipeline.console import progress, say
-from pipeline.embedding_store import HASH_COLUMN, DamagedShardError, EmbeddingStore
-from pipeline.embedding_table import EmbeddingTable, read_embeddings, write_embeddings
+from pipeline.console import say
+from pipeline.embedding_parts import Counts, TableWriter
+from pipeline.embedding_store import DamagedShardError, EmbeddingStore, Places
+from pipeline.embedding_table import EmbeddingTable, read_embeddings
+from pipeline.encode import encode_missing
 from pipeline.layout import RunLayout
 from pipeline.paraphrases import group_prompts
+from pipeline.prompt_stream import PromptStream
 from pipeline.served_log import check_texts, import_vectors
 from pipeline.splits import join_groups
 from pipeline.tables import read_table, write_table
+from pipeline.text_digests import Keys, first_occurrences, keys_of_texts
 from policies.bundle import EncoderIdentity
-from policies.encoder import content_hash, encoder_identity, load_encoder
-from policies.errors import InputError
+from policies.encoder import content_hash, encoder_identity, explain_backend
 from policies.schemas import PROMPTS
 
 __all__ = ["embed_table", "read_embeddings", "run"]
 
 ROUNDS = 3
 """How often shards that turn out damaged are encoded again before the disk is blamed."""
+
+MOST_GROUPED = 250_000
+"""Prompts of a table in which paraphrases are looked for: texts and vectors take 1 GB of memory then."""
 
 
 def run(config: TradewindConfig) -> None:
@@ -41,17 +49,32 @@ def run(config: TradewindConfig) -> None:
         InputError: no prompts table yet, an encoder that cannot be had, or a store that holds another's shards.
     """
     layout = RunLayout.of(config)
-    prompts = read_table(PROMPTS, str(layout.need(layout.prompts, "ingest")))
-    table = embed_table(prompts, config)
-    write_embeddings(table, layout.embeddings)
-    _join_paraphrases(prompts, table, config)
+    prompts = PromptStream.of(str(layout.need(layout.prompts, "ingest")))
+    with ExitStack() as stack:
+        job = _Embedding(prompts, config, None, stack)
+        writer = TableWriter(layout.embeddings, prompts, job.store)
+        stack.callback(writer.discard)
+        for places in job.rounds():
+            if writer.parts > 1:
+                stack.enter_context(ray_session(config))
+            if writer.write(places):
+                writer.publish(job.counts)
+                break
+    _join_paraphrases(prompts.rows, config)
 
 
-def _join_paraphrases(prompts: pa.Table, table: EmbeddingTable, config: TradewindConfig) -> None:
+def _join_paraphrases(rows: int, config: TradewindConfig) -> None:
     """Rewrite the run's splits, from those of the texts, so that no group of paraphrases is parted."""
     layout = RunLayout.of(config)
     if not layout.splits.exists():  # prompts alone: there is nothing to keep apart
         return
+    if rows > MOST_GROUPED:
+        say(
+            f"embed: {rows} prompts are more than {MOST_GROUPED}: paraphrases are not looked for; copies of a text "
+            "share a split, as ingest put them"
+        )
+        return
+    prompts = read_table(PROMPTS, str(layout.prompts))
     stored = pl.read_parquet(layout.splits)
     if "text_split" not in stored.columns:
         stored = stored.with_columns(text_split="split")
@@ -60,9 +83,8 @@ def _join_paraphrases(prompts: pa.Table, table: EmbeddingTable, config: Tradewin
     alone = splits["text_split"].to_numpy().astype(object)
     joined = alone
     if config.data.split.paraphrase_cosine is not None:
-        groups = group_prompts(
-            prompts["prompt"].to_pylist(), table.vectors, config.data.split.paraphrase_cosine
-        )
+        vectors = read_embeddings(layout.embeddings)[1]
+        groups = group_prompts(prompts["prompt"].to_pylist(), vectors, config.data.split.paraphrase_cosine)
         joined = join_groups(alone, groups.keys, groups.labels, config.data.split.salt)
         sizes = np.bincount(groups.labels)
         sizes = sizes[sizes > 1]
@@ -80,7 +102,7 @@ def _join_paraphrases(prompts: pa.Table, table: EmbeddingTable, config: Tradewin
 def embed_table(
     prompts: pa.Table, config: TradewindConfig, identity: EncoderIdentity | None = None
 ) -> EmbeddingTable:
-    """Return the vectors of a prompts table, encoding only texts that the store does not hold.
+    """Return the vectors of a prompts table in memory, encoding only texts that the store does not hold.
 
     Args:
         prompts: a table of :data:`policies.schemas.PROMPTS`.
@@ -90,76 +112,88 @@ def embed_table(
     Raises:
         InputError: see :func:`policies.encoder.load_encoder`; or a shard of another encoder in the store.
     """
-    encoder = config.encoder
-    who = identity or encoder_identity(encoder.model, encoder.backend, encoder.max_tokens)
-    store = EmbeddingStore(encoder.store or f"{config.run.root}/embeddings", who, encoder.dtype)
-    texts = prompts["prompt"].to_pylist()
-    hashes = [content_hash(text) for text in texts]
-    distinct = pl.DataFrame({HASH_COLUMN: hashes, "prompt": texts}).unique(HASH_COLUMN, maintain_order=True)
-    if config.data.embeddings is not None:
-        import_vectors(config.data.embeddings, store)
-    for round_ in range(ROUNDS):
-        index = store.index()
-        missing = distinct.join(index, on=HASH_COLUMN, how="anti", maintain_order="left")
-        if round_ == 0:
-            say(
-                f"embed: {len(texts)} prompts, {distinct.height} distinct texts, {missing.height} to encode "
-                f"({who.name}, {who.backend})"
-            )
-        if missing.height:
-            check_texts(missing)
-            _encode_missing(missing, store, config)
-            index = store.index()
-            if distinct.join(index, on=HASH_COLUMN, how="anti").height:
+    with ExitStack() as stack:
+        job = _Embedding(prompts["prompt"], config, identity, stack)
+        for places in job.rounds():
+            try:
+                vectors = job.store.gather(places)
+            except DamagedShardError:
                 continue
-        try:
-            vectors = store.gather(hashes, index)
-        except DamagedShardError:
-            continue
-        ids = prompts["prompt_id"].to_numpy(zero_copy_only=False)
-        return EmbeddingTable(ids, pl.Series(hashes, dtype=pl.String).to_numpy(), vectors, who)
-    raise OSError(
-        f"{store.folder}: shards are unreadable {ROUNDS} times in a row, just after they were written"
-    )
+            break
+    ids = prompts["prompt_id"].to_numpy(zero_copy_only=False)
+    hashes = np.array([content_hash(text) for text in prompts["prompt"].to_pylist()], dtype=object)
+    return EmbeddingTable(ids, hashes, vectors, job.store.identity)
 
 
-class ShardEncoder:
-    """An actor that encodes blocks of texts and writes each as a shard; only counts travel back."""
+class _Embedding:
+    """Brings the texts of a table into the store; Ray starts on ``stack`` when there is work for it."""
 
-    def __init__(self, store: EmbeddingStore, batch_tokens: int) -> None:
-        self._store = store
-        who = store.identity
-        self._encoder = load_encoder(who.name, who.backend, who.max_tokens, batch_tokens, threads=1)
-        found = self._encoder.identity.weights_sha256
-        if found != who.weights_sha256:
-            raise InputError(
-                f"encoder.model={who.name}: this node holds weights {found[:12]}, "
-                f"the driver {who.weights_sha256[:12]}"
-            )
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Encode and store a block of ``content_hash, prompt``; return its number of rows."""
-        vectors = self._encoder.encode(block["prompt"].to_pylist())
-        self._store.write_shard(block[HASH_COLUMN].to_pylist(), vectors)
-        return pa.table({"rows": [block.num_rows]})
-
-
-def _encode_missing(missing: pl.DataFrame, store: EmbeddingStore, config: TradewindConfig) -> None:
-    encoder = config.encoder
-    blocks = [part.to_arrow() for part in missing.iter_slices(encoder.block_rows)]
-    with ray_session(config), progress(missing.height, "embed", unit="prompt") as bar:
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        actors = min(encoder.num_actors, max(cpus, 1), len(blocks))
-        counts = ray.data.from_arrow(blocks).map_batches(
-            ShardEncoder,
-            fn_constructor_args=(store, encoder.batch_tokens),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=actors),
-            num_cpus=1,
+    def __init__(
+        self,
+        prompts: PromptStream | pa.ChunkedArray,
+        config: TradewindConfig,
+        identity: EncoderIdentity | None,
+        stack: ExitStack,
+    ) -> None:
+        encoder = config.encoder
+        self._who = identity or encoder_identity(encoder.model, encoder.wanted_backend, encoder.max_tokens)
+        self.store = EmbeddingStore(
+            encoder.store or f"{config.run.root}/embeddings", self._who, encoder.dtype
         )
-        try:
-            for done in counts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                bar.update(sum(done["rows"].to_pylist()))
-        except RayError as error:
-            raise user_error(error) from error
+        self.counts = Counts(0, 0, 0, 0)
+        self._prompts = prompts
+        self._config = config
+        self._stack = stack
+
+    def rounds(self) -> Iterator[Places]:
+        """Yield where each row's vector is; again where the caller finds a shard damaged, and comes back.
+
+        Raises:
+            InputError: see :func:`embed_table`.
+            OSError: shards are damaged again and again.
+        """
+        if self._config.data.embeddings is not None:
+            import_vectors(self._config.data.embeddings, self.store)
+        keys = self._keys()
+        first = first_occurrences(keys)
+        for round_ in range(ROUNDS):
+            index = self.store.index()
+            missing = first & index.lacks(keys)
+            if round_ == 0:
+                self._tell(int(first.sum()), int(missing.sum()), len(keys))
+            if missing.any():
+                check_texts(self._missing_texts(missing))
+                self._stack.enter_context(ray_session(self._config))
+                encode_missing(self._prompts, missing, self.store, self._config)
+                index = self.store.index()
+                if index.lacks(keys).any():
+                    continue
+            yield index.places(keys)
+        raise OSError(
+            f"{self.store.folder}: shards are unreadable {ROUNDS} times in a row, just after they were written"
+        )
+
+    def _keys(self) -> Keys:
+        parts = [keys_of_texts(texts.to_pylist()) for texts in self._texts()]
+        return np.concatenate(parts)
+
+    def _texts(self) -> Iterator[pa.ChunkedArray]:
+        if isinstance(self._prompts, PromptStream):
+            for table in self._prompts.tables():
+                yield table["prompt"]
+        else:
+            yield self._prompts
+
+    def _missing_texts(self, missing: npt.NDArray[np.bool_]) -> Iterator[pa.ChunkedArray]:
+        start = 0
+        for texts in self._texts():
+            yield texts.filter(pa.array(missing[start : start + len(texts)]))
+            start += len(texts)
+
+    def _tell(self, distinct: int, missing: int, rows: int) -> None:
+        self.counts = Counts(rows, distinct, missing, distinct - missing)
+        encoder, who = self._config.encoder, self._who
+        say(
+            f"embed: {rows} prompts, {distinct} distinct texts, {missing} to encode "
+            f"({who.name}, {who.backend}: {explain_backend(encoder.wanted_backend, who.backend)})"
+        )

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import fsspec
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,6 +28,7 @@ from pipeline.embedding_table import (
     to_matrix,
 )
 from pipeline.tables import write_table
+from pipeline.text_digests import KeyIndex, Keys, keys_of_hashes
 from policies.bundle import EncoderIdentity
 from policies.errors import InputError
 
@@ -67,7 +67,7 @@ class EmbeddingStore:
 
     def write_shard(self, hashes: list[str], vectors: npt.NDArray[np.floating]) -> str:
         """Write one shard of vectors, shape (n, d), and return its file name."""
-        name = f"{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:24]}.parquet"
+        name = _shard_name(hashes)
         column = to_arrow_vectors(vectors.astype(self.dtype, copy=False))
         schema = pa.schema([(HASH_COLUMN, pa.string()), (VECTOR_COLUMN, column.type)])
         table = pa.table([pa.array(hashes, pa.string()), column], schema=schema)
@@ -75,18 +75,23 @@ class EmbeddingStore:
         write_table(table, f"{self.folder}/{name}", parquet_options=PARQUET_OPTIONS)
         return name
 
-    def index(self) -> pl.DataFrame:
-        """Return ``content_hash, shard, row`` of all that is stored, one row a hash.
+    def holds(self, hashes: list[str]) -> bool:
+        """Return whether the shard of exactly these texts is there."""
+        fs, folder = fsspec.core.url_to_fs(self.folder)
+        return bool(fs.exists(f"{folder}/{_shard_name(hashes)}"))
+
+    def index(self) -> StoreIndex:
+        """Return where each stored text is: about 30 bytes a text stay in memory.
 
         Raises:
             InputError: a shard of another encoder lies in the folder.
         """
         fs, folder = fsspec.core.url_to_fs(self.folder)
         if not fs.exists(folder):
-            return _index_frame([], [])
+            return StoreIndex.of([], [])
         files = sorted(fs.ls(folder, detail=False))
         _sweep(fs, [f for f in files if f.endswith(".tmp")])
-        hashes, shards = [], []
+        keys, shards = [], []
         for path in (f for f in files if f.endswith(".parquet")):
             try:
                 schema, column = _read(fs, path, HASH_COLUMN)
@@ -97,42 +102,95 @@ class EmbeddingStore:
             if not same_vectors(found, self.identity):
                 raise InputError(f"{path}: vectors of {found} in the store of {self.identity}; move it away")
             shards.append(path)
-            hashes.append(column)
-        return _index_frame(shards, hashes)
+            keys.append(keys_of_hashes(column.to_pylist(), path))
+        return StoreIndex.of(shards, keys)
 
-    def gather(self, hashes: list[str], index: pl.DataFrame) -> npt.NDArray[np.floating]:
-        """Return the vectors of ``hashes``, shape (n, d), in their order; every hash must be in ``index``.
+    def gather(self, places: Places) -> npt.NDArray[np.floating]:
+        """Return the vectors at ``places``, shape (n, d), in their order; each shard is read once.
 
         Raises:
             DamagedShardError: a shard could not be read; make a new index and encode what is missing.
         """
         fs, _ = fsspec.core.url_to_fs(self.folder)
-        wanted = pl.DataFrame({HASH_COLUMN: hashes}, schema={HASH_COLUMN: pl.String}).with_row_index("at")
-        placed = wanted.join(index, on=HASH_COLUMN, how="inner")
-        vectors = np.empty((len(hashes), self.identity.dimension), dtype=self.dtype)
+        vectors = np.empty((len(places.shard), self.identity.dimension), dtype=self.dtype)
+        order = np.argsort(places.shard, kind="stable")
+        numbers, starts = np.unique(places.shard[order], return_index=True)
         damaged = []
-        for (shard,), rows in placed.group_by("shard"):
+        for number, at in zip(numbers, np.split(order, starts[1:])):
+            path = places.files[int(number)]
             try:
-                found = to_matrix(_read(fs, str(shard), VECTOR_COLUMN)[1])
+                found = to_matrix(_read(fs, path, VECTOR_COLUMN)[1])
             except (pa.ArrowException, OSError) as error:
-                _discard(fs, str(shard), error)
-                damaged.append(str(shard))
+                _discard(fs, path, error)
+                damaged.append(path)
                 continue
-            vectors[rows["at"].to_numpy()] = found[rows["row"].to_numpy()]
+            vectors[at] = found[places.row[at]]
         if damaged:
             raise DamagedShardError(", ".join(damaged))
         return vectors
 
 
-def _index_frame(shards: list[str], hashes: list[pa.ChunkedArray]) -> pl.DataFrame:
-    frames = [
-        pl.DataFrame({HASH_COLUMN: pl.Series(pl.from_arrow(column), dtype=pl.String)})
-        .with_row_index("row")
-        .with_columns(shard=pl.lit(shard))
-        for shard, column in zip(shards, hashes)
-    ]
-    empty = pl.DataFrame(schema={"row": pl.UInt32, HASH_COLUMN: pl.String, "shard": pl.String})
-    return pl.concat([empty, *frames]).unique(HASH_COLUMN, keep="first", maintain_order=True)
+@dataclass(frozen=True)
+class Places:
+    """Where vectors lie in a store.
+
+    Attributes:
+        files: paths by shard number.
+        shard: shape (n,), number of each vector's shard.
+        row: shape (n,), its row there.
+    """
+
+    files: dict[int, str]
+    shard: npt.NDArray[np.uint32]
+    row: npt.NDArray[np.uint32]
+
+    def part(self, start: int, stop: int) -> Places:
+        """Return the places from ``start`` to before ``stop``, with no more paths than they need."""
+        shard = self.shard[start:stop]
+        return Places(
+            {int(number): self.files[int(number)] for number in np.unique(shard)},
+            shard,
+            self.row[start:stop],
+        )
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """What a store holds.
+
+    Attributes:
+        files: shape (n_shards,), paths.
+        starts: shape (n_shards + 1,), of each shard's texts, counted over all shards.
+        texts: keys of the texts; its rows count over all shards.
+    """
+
+    files: list[str]
+    starts: npt.NDArray[np.int64]
+    texts: KeyIndex
+
+    @classmethod
+    def of(cls, files: list[str], keys: list[Keys]) -> StoreIndex:
+        """Build the index of shards, given each one's keys; of a text in two shards the first counts."""
+        starts = np.cumsum([0, *map(len, keys)])
+        return cls(files, starts, KeyIndex.of(np.concatenate([np.empty((0, 2), np.uint64), *keys])))
+
+    def __len__(self) -> int:
+        return len(self.texts.keys)
+
+    def lacks(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Return which keys are not there, shape (n,)."""
+        return self.texts.find(keys) < 0
+
+    def places(self, keys: Keys) -> Places:
+        """Return where the vectors of ``keys`` are; every key must be there."""
+        at = self.texts.find(keys)
+        shard = np.searchsorted(self.starts, at, side="right") - 1
+        row = at - self.starts[shard]
+        return Places(dict(enumerate(self.files)), shard.astype(np.uint32), row.astype(np.uint32))
+
+
+def _shard_name(hashes: list[str]) -> str:
+    return f"{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:24]}.parquet"
 
 
 def _read(fs: fsspec.AbstractFileSystem, path: str, column: str) -> tuple[pa.Schema, pa.ChunkedArray]:

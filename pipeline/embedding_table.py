@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.tables import conform, data_files, write_table
+from pipeline.tables import conform, data_files, to_polars, write_table
 from policies.bundle import EncoderIdentity
 from policies.errors import InputError
 from policies.schemas import (
@@ -19,11 +25,15 @@ from policies.schemas import (
     ENCODER_MAX_TOKENS_KEY,
     ENCODER_NAME_KEY,
     ENCODER_WEIGHTS_KEY,
+    TableSpec,
     embeddings_spec,
 )
 
 VECTOR_COLUMN = "embedding"
 PART = "part-00000.parquet"
+MANIFEST = "_manifest.json"
+"""Beside the files of a table that ``embed`` wrote; readers of Parquet folders skip names with an underscore."""
+
 ROW_GROUP_ROWS = 131_072
 """Larger tables are streamed piece by piece: 200 MB of 384 float32 entries."""
 
@@ -109,17 +119,59 @@ def read_embeddings(
 ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.floating], EncoderIdentity]:
     """Read an embeddings table: prompt ids (n,), vectors (n, d) and the encoder.
 
-    The matrix is a view of Arrow's buffer, not a copy, when the table is one file, as stages write it.
+    The matrix of a table of one file and one row group is a view of Arrow's buffer; those of several are copied
+    together into one.
 
     Raises:
-        InputError: nothing there, a file that cannot be read, or files of two encoders.
+        InputError: nothing there, a file that cannot be read, files of two encoders, or files other than those
+            that the table's manifest names.
     """
-    table, identity = read_table_of_vectors(str(path))
+    table, identity = read_table_of_vectors(str(path), columns=("prompt_id", VECTOR_COLUMN))
     return (
         table["prompt_id"].to_numpy(zero_copy_only=False),
         to_matrix(table[VECTOR_COLUMN]),
         identity,
     )
+
+
+def vectors_of(
+    path: str | Path, prompt_ids: pl.Series
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Read the vectors of prompts, a file of the table at a time: (n, d) float32, and which were found, (n,).
+
+    Memory beyond the result is one file's. Rows of prompts that were not found hold no meaning.
+
+    Raises:
+        InputError: see :func:`read_embeddings`.
+    """
+    wanted = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("at")
+    found = np.zeros(len(prompt_ids), dtype=bool)
+    vectors: npt.NDArray[np.float32] | None = None
+    for _, table in _tables(str(path), ("prompt_id", VECTOR_COLUMN)):
+        part = to_matrix(table[VECTOR_COLUMN])
+        if vectors is None:
+            vectors = np.empty((len(prompt_ids), part.shape[1]), dtype=np.float32)
+        ids = to_polars(table.select(["prompt_id"])).with_row_index("row")
+        both = ids.join(wanted, on="prompt_id", how="inner").sort("at")
+        at, row = both["at"].to_numpy(), both["row"].to_numpy()
+        _copy_rows(part, row, vectors, at)
+        found[at] = True
+    assert vectors is not None  # a table has one file at least
+    return vectors, found
+
+
+def _copy_rows(
+    source: npt.NDArray[np.floating],
+    rows: npt.NDArray[np.uint32],
+    target: npt.NDArray[np.float32],
+    at: npt.NDArray[np.uint32],
+) -> None:
+    """Copy ``source[rows]`` to ``target[at]``, ``at`` ascending, without a copy in between where rows run on."""
+    n = len(rows)
+    if n and int(rows[-1]) - int(rows[0]) == n - 1 == int(at[-1]) - int(at[0]) and (np.diff(rows) == 1).all():
+        target[at[0] : at[0] + n] = source[rows[0] : rows[0] + n]
+    else:
+        target[at] = source[rows]
 
 
 def read_identity(path: str | Path) -> EncoderIdentity:
@@ -133,30 +185,84 @@ def read_identity(path: str | Path) -> EncoderIdentity:
         with fs.open(files[0], "rb") as stream:
             return identity_of(pq.read_schema(stream), files[0])
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{files[0]}: cannot be read (truncated or of another type?): {error}") from None
+        raise _unreadable(files[0], error) from None
 
 
-def read_table_of_vectors(uri: str) -> tuple[pa.Table, EncoderIdentity]:
-    """Read an embeddings table as it is, with its encoder; see :func:`read_embeddings`."""
+def read_table_of_vectors(uri: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, EncoderIdentity]:
+    """Read an embeddings table, or some of its columns, with its encoder; see :func:`read_embeddings`."""
+    identities, tables = zip(*_tables(uri, columns))
+    return pa.concat_tables(tables), identities[0]
+
+
+def _tables(uri: str, columns: Sequence[str] | None) -> Iterator[tuple[EncoderIdentity, pa.Table]]:
+    """Yield encoder and rows of one file after the other; after the last, the manifest is compared."""
     fs, files = data_files(uri)
-    tables: list[pa.Table] = []
-    identities: list[EncoderIdentity] = []
+    local = isinstance(fs, LocalFileSystem)
+    rows = {}
+    first: EncoderIdentity | None = None
     for path in files:
         try:
-            with fs.open(path, "rb") as stream:
-                table = pq.read_table(stream)
+            with nullcontext(path) if local else fs.open(path, "rb") as source:
+                table = pq.read_table(
+                    source, columns=columns and list(columns), memory_map=local, partitioning=None
+                )
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: cannot be read (truncated or of another type?): {error}") from None
-        identity = identity_of(table.schema, path)
-        if identities and not same_vectors(identities[0], identity):
-            raise InputError(
-                f"{path}: vectors of {identity}, but {files[0]} holds those of {identities[0]}; "
-                "allowed: one encoder a table"
-            )
+            raise _unreadable(path, error) from None
+        first = _one_encoder(first, identity_of(table.schema, path), path, files[0])
         half = table.schema.field(VECTOR_COLUMN).type.value_type == pa.float16()
-        tables.append(conform(embeddings_spec(identity.dimension, half=half), table, path))
-        identities.append(identity)
-    return pa.concat_tables(tables), identities[0]
+        spec = embeddings_spec(first.dimension, half=half)
+        chosen = pa.schema([spec.schema.field(name) for name in columns or spec.schema.names])
+        rows[path] = table.num_rows
+        yield first, conform(TableSpec(spec.name, chosen, key=()), table, path)
+    _check_manifest(fs, uri, rows)
+
+
+def vector_batches(uri: str, rows: int) -> Iterator[tuple[str, EncoderIdentity, pa.Table]]:
+    """Yield path, encoder and ``content_hash, embedding`` of at most ``rows`` rows at a time.
+
+    Raises:
+        InputError: as :func:`read_embeddings` does.
+    """
+    fs, files = data_files(uri)
+    first: EncoderIdentity | None = None
+    for path in files:
+        try:
+            with fs.open(path, "rb") as stream, pq.ParquetFile(stream) as file:
+                first = _one_encoder(first, identity_of(file.schema_arrow, path), path, files[0])
+                for batch in file.iter_batches(rows, columns=["content_hash", VECTOR_COLUMN]):
+                    yield path, first, pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from None
+
+
+def _one_encoder(
+    first: EncoderIdentity | None, found: EncoderIdentity, path: str, first_path: str
+) -> EncoderIdentity:
+    if first is not None and not same_vectors(first, found):
+        raise InputError(
+            f"{path}: vectors of {found}, but {first_path} holds those of {first}; "
+            "allowed: one encoder a table"
+        )
+    return first or found
+
+
+def _check_manifest(fs: fsspec.AbstractFileSystem, uri: str, found: dict[str, int]) -> None:
+    """Compare the files with the manifest beside them, where there is one: names and rows, not hashes."""
+    path = f"{fsspec.core.url_to_fs(uri)[1].rstrip('/')}/{MANIFEST}"
+    if not fs.exists(path):
+        return
+    named = {file["name"]: file["rows"] for file in json.loads(fs.cat_file(path))["files"]}
+    there = {path.rsplit("/", 1)[-1]: rows for path, rows in found.items()}
+    if named != there:
+        name = min(set(named.items()) ^ set(there.items()))[0]
+        raise InputError(
+            f"{uri}: {name} has {there.get(name, 'no')} rows, but {MANIFEST} tells of {named.get(name, 'none')}; "
+            "allowed: the files that `embed` wrote"
+        )
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read (truncated or of another type?): {error}")
 
 
 def write_embeddings(table: EmbeddingTable, folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.config import TradewindConfig
-from pipeline.embedding_table import read_embeddings, read_identity
+from pipeline.embedding_table import read_identity, vectors_of
 from pipeline.layout import RunLayout
 from pipeline.log_columns import eligible_mask, event_numbers
 from pipeline.tables import read_table, to_polars
@@ -134,15 +134,11 @@ def embeddings_of(layout: RunLayout, prompt_ids: pl.Series) -> npt.NDArray[np.fl
         InputError: a prompt has none.
     """
     path = layout.need(layout.embeddings, "embed")
-    stored_ids, vectors, _ = read_embeddings(path)
-    position = pl.DataFrame({"prompt_id": np.asarray(stored_ids, dtype=object).astype(str)}).with_row_index(
-        "at"
-    )
-    found = prompt_ids.to_frame("prompt_id").join(position, on="prompt_id", how="left", maintain_order="left")
-    missing = found.filter(pl.col("at").is_null())
-    if missing.height:
+    vectors, found = vectors_of(path, prompt_ids)
+    if not found.all():
+        first = prompt_ids[int(found.argmin())]
         raise InputError(
-            f"{path}: prompt '{missing['prompt_id'][0]}' has no embedding ({missing.height} in all); "
+            f"{path}: prompt '{first}' has no embedding ({(~found).sum()} in all); "
             f"run `python -m pipeline embed run.dir={layout.root}`"
         )
-    return np.ascontiguousarray(vectors[found["at"].to_numpy()], dtype=np.float32)
+    return vectors

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.console import say
 from pipeline.embedding_store import EmbeddingStore
-from pipeline.embedding_table import read_table_of_vectors, same_vectors, to_matrix
-from pipeline.tables import to_polars
+from pipeline.embedding_table import same_vectors, to_matrix, vector_batches
+from pipeline.text_digests import first_occurrences, keys_of_hashes
 from policies.errors import InputError
 from policies.schemas import UNLOGGED
 
-SHARD_ROWS = 65_536
+SHARD_ROWS = 32_768
 
 
 def distinct_prompts(prompts: pl.DataFrame) -> npt.NDArray[np.bool_]:
@@ -33,30 +36,41 @@ def distinct_prompts(prompts: pl.DataFrame) -> npt.NDArray[np.bool_]:
 def import_vectors(uri: str, store: EmbeddingStore) -> None:
     """Put the vectors of an embeddings table into the store, so that their texts need not be encoded.
 
+    The table is read a batch at a time, so it may be larger than memory.
+
     Raises:
         InputError: the table cannot be read, or is of another encoder than the store's.
     """
-    table, identity = read_table_of_vectors(uri)
-    if not same_vectors(identity, store.identity):
-        raise InputError(
-            f"data.embeddings={uri}: vectors of {identity}; allowed: those of the configured encoder, {store.identity}"
-        )
-    hashes = to_polars(table.select(["content_hash"])).with_row_index("row")
-    new = hashes.unique("content_hash", maintain_order=True).join(
-        store.index(), on="content_hash", how="anti"
-    )
-    for part in new.sort("row").iter_slices(SHARD_ROWS):
-        rows = table.take(pa.array(part["row"].to_numpy()))
-        store.write_shard(rows["content_hash"].to_pylist(), to_matrix(rows["embedding"]))
-    say(f"embed: {new.height} vectors taken from {uri}")
+    held = store.index()
+    seen = np.empty((0, 2), dtype=np.uint64)
+    taken = 0
+    for path, identity, batch in vector_batches(uri, SHARD_ROWS):
+        if not same_vectors(identity, store.identity):
+            raise InputError(
+                f"data.embeddings={uri}: vectors of {identity}; allowed: those of the configured encoder, "
+                f"{store.identity}"
+            )
+        keys = keys_of_hashes(batch["content_hash"].to_pylist(), path)
+        # A text may come up again in a later batch: those before it are compared, too.
+        new = held.lacks(keys) & first_occurrences(np.concatenate([seen, keys]))[len(seen) :]
+        rows = batch.filter(pa.array(new))
+        if rows.num_rows:
+            store.write_shard(rows["content_hash"].to_pylist(), to_matrix(rows["embedding"]))
+            seen = np.concatenate([seen, keys[new]])
+            taken += rows.num_rows
+    say(f"embed: {taken} vectors taken from {uri}")
 
 
-def check_texts(missing: pl.DataFrame) -> None:
+def check_texts(missing: Iterable[pa.ChunkedArray]) -> None:
     """Raise InputError if a text that is to be encoded was never logged."""
-    unlogged = missing.filter(pl.col("prompt").str.starts_with(UNLOGGED))
-    if unlogged.height:
-        prompt_id = unlogged["prompt"][0].removeprefix(UNLOGGED)
+    first, unlogged = None, 0
+    for texts in missing:
+        bad = texts.filter(pc.starts_with(texts, UNLOGGED))
+        if len(bad) and first is None:
+            first = bad[0].as_py().removeprefix(UNLOGGED)
+        unlogged += len(bad)
+    if unlogged:
         raise InputError(
-            f"prompt '{prompt_id}': neither text nor vector was logged ({unlogged.height} in all); set "
+            f"prompt '{first}': neither text nor vector was logged ({unlogged} in all); set "
             "data.embeddings to the log's folder of embeddings, or leave these prompts out"
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.base import Config, Count, Fraction, PathOrUri
+from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri
 
 
 class RunConfig(Config):
@@ -132,10 +132,37 @@ class EncoderConfig(Config):
     model: str = Field(
         min_length=1, description="'minilm' (the packaged all-MiniLM-L6-v2), a folder, or a hub id"
     )
-    backend: Literal["auto", "torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16"]
+    backend: Literal[
+        "auto", "torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16", "torch-cuda-fp16"
+    ] = Field(description="auto: torch-cuda-fp16 with GPUs, else the fastest that the driver's machine has")
     max_tokens: int = Field(ge=8, le=8192, description="longer prompts are cut")
     batch_tokens: int = Field(ge=64, description="padded tokens in one forward pass")
-    block_rows: int = Field(ge=1, description="prompts per Ray Data block and per stored shard")
+    block_rows: int = Field(ge=1, description="prompts per stored shard: what a killed run loses at most")
     num_actors: Count = Field(description="encoder processes, one CPU each")
+    max_actors: Count | None = Field(
+        description="the pool grows from num_actors up to this while windows wait; null: a fixed pool"
+    )
+    num_gpus_per_actor: NonNegative = Field(description="GPUs of an encoder process, such as 1 or 0.5")
     dtype: Literal["float32", "float16"] = Field(description="how vectors are stored")
     store: PathOrUri | None = Field(description="embedding store shared by runs; null means ROOT/embeddings")
+
+    @property
+    def wanted_backend(self) -> str:
+        """The backend to ask for: ``auto`` means the GPU's where actors have one."""
+        return "torch-cuda-fp16" if self.backend == "auto" and self.num_gpus_per_actor else self.backend
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EncoderConfig:
+        if self.max_actors is not None and self.max_actors < self.num_actors:
+            raise ValueError(
+                f"encoder.max_actors={self.max_actors} is below encoder.num_actors={self.num_actors}"
+            )
+        on_gpu = self.wanted_backend == "torch-cuda-fp16"
+        if on_gpu and not self.num_gpus_per_actor:
+            raise ValueError("encoder.backend=torch-cuda-fp16 needs encoder.num_gpus_per_actor above 0")
+        if self.num_gpus_per_actor and not on_gpu:
+            raise ValueError(
+                f"encoder.num_gpus_per_actor={self.num_gpus_per_actor:g}: {self.backend} runs on the CPU; "
+                "allowed: encoder.backend=auto or torch-cuda-fp16"
+            )
+        return self

