@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.process_memory import MEBIBYTE, Memory, in_process
 from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
 from pipeline.console import configure_logging
@@ -43,7 +42,6 @@ from policies.bundle import EncoderIdentity
 from policies.schemas import FEEDBACK, PROMPTS, embeddings_spec
 
 PIECE = 65_536
-MEBIBYTE = 2**20
 
 
 def main() -> None:
@@ -60,8 +58,8 @@ def main() -> None:
     for n in sorted(options.events):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             config = _config(Path(folder), options)
-            _in_process(_write_run, config, n, options)
-            sizes.append({"events": n, **_in_process(_measure, config)})
+            in_process(_write_run, config, n, options)
+            sizes.append({"events": n, **in_process(_measure, config)})
     seconds = [size["read_s"] for size in sizes]
     slope = (
         np.polyfit(np.log([size["events"] for size in sizes]), np.log(seconds), 1)[0] if sizes[1:] else None
@@ -88,27 +86,6 @@ def _config(folder: Path, options: argparse.Namespace) -> TradewindConfig:
             f"cluster.num_cpus={options.cpus}",
         ]
     )
-
-
-def _in_process(work: Any, *arguments: Any) -> dict[str, Any]:
-    """Run a function in a process of its own: its memory is its own too."""
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    process = context.Process(target=_put, args=(results, work, arguments))
-    process.start()
-    result: dict[str, Any] = results.get()
-    process.join()
-    if "error" in result:
-        raise RuntimeError(result["error"])
-    return result
-
-
-def _put(results: Any, work: Any, arguments: tuple[Any, ...]) -> None:
-    try:
-        results.put(work(*arguments))
-    except BaseException as error:
-        results.put({"error": repr(error)})
-        raise
 
 
 def _pieces(n: int) -> Iterator[tuple[int, int]]:
@@ -181,7 +158,7 @@ def _measure(config: TradewindConfig) -> dict[str, Any]:
     started = time.perf_counter()
     with ray_session(config):
         start_s = time.perf_counter() - started
-        memory = _Memory()
+        memory = Memory()
         memory.start()
         started = time.perf_counter()
         data = stream_feedback(layout, config, load_pool(config), parts, scratch)
@@ -199,62 +176,6 @@ def _measure(config: TradewindConfig) -> dict[str, Any]:
         "ray_start_s": round(start_s, 2),
         **peaks,
     }
-
-
-class _Memory(threading.Thread):
-    """Samples the resident memory of this process and of Ray's workers, from /proc."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._ended = threading.Event()
-        self._peak: dict[str, float] = {}
-
-    def run(self) -> None:
-        own = Path("/proc/self")
-        base = _resident(own)[1]
-        while not self._ended.wait(0.05):
-            total, private = _resident(own)
-            workers = [_resident(path) for path in Path("/proc").glob("[0-9]*") if _is_worker(path)]
-            now = {
-                "driver_peak_mb": total,
-                "driver_private_growth_mb": private - base,
-                "workers_peak_mb": sum(worker[0] for worker in workers),
-                "workers_private_peak_mb": sum(worker[1] for worker in workers),
-            }
-            self._peak = {name: max(value, self._peak.get(name, 0.0)) for name, value in now.items()}
-
-    def stop(self) -> dict[str, int]:
-        """Return the peaks in MiB."""
-        self._ended.set()
-        self.join()
-        return {name: round(value / MEBIBYTE) for name, value in self._peak.items()}
-
-
-def _resident(process: Path) -> tuple[float, float]:
-    """Return resident bytes of a process in /proc: all, and without mapped files and the object store."""
-    try:
-        lines = (process / "status").read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0.0, 0.0
-    kib = {name: float(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.strip()
-           and name in ("VmRSS", "RssAnon")}  # fmt: skip
-    return kib.get("VmRSS", 0.0) * 1024, kib.get("RssAnon", 0.0) * 1024
-
-
-def _is_worker(process: Path) -> bool:
-    """Return whether a process runs a task of a cluster that this process started."""
-    try:
-        title = (process / "cmdline").read_bytes()
-        if not title.startswith(b"ray::"):
-            return False
-        ancestor = process
-        while ancestor.name not in ("0", "1"):
-            ancestor = Path("/proc") / (ancestor / "stat").read_text().rpartition(")")[2].split()[1]
-            if ancestor.name == str(os.getpid()):
-                return True
-    except OSError:
-        pass
-    return False
 
 
 if __name__ == "__main__":
