@@ -133,11 +133,6 @@ class VectorPrior:
     covariance: Float64Array
 
     @classmethod
-    def standard(cls, identity_dim: int) -> VectorPrior:
-        """Return N(0, I), the prior that the known vectors were trained under."""
-        return cls(np.zeros(identity_dim), np.eye(identity_dim))
-
-    @classmethod
     def of(cls, arms: Arms, *, prior_models: float = 5.0) -> VectorPrior:
         """Return mean and covariance of the known vectors, shrunk towards an even spread.
 
@@ -170,7 +165,7 @@ def fit_new_arm(
     """Return the new model's row: posterior mode and deviations of its vector with the network frozen.
 
     The posterior is concave, so the mode is the only one and Newton's method finds it in a few steps; deviations
-    are those of the Laplace approximation. A free model's costs (price 0) start from the known models' mean.
+    follow from the Laplace approximation. A free model's costs (price 0) start from the known models' mean.
 
     Args:
         network: frozen and calibrated.
@@ -251,7 +246,12 @@ def _evidence(
 
 
 def _mode(evidence: _Evidence) -> tuple[Float64Array, Float64Array]:
-    """Return posterior mode and Laplace deviations, both of shape (m,)."""
+    """Return posterior mode and deviations, both of shape (m,).
+
+    The deviations are those of the factorised normal in which the known vectors are learned too, ``1 / precision_ii``,
+    scaled so that logits of the answered prompts are as uncertain as under the whole Laplace covariance. Its diagonal alone
+    would hardly narrow with answers: they tie the coordinates to each other long before they settle each of them.
+    """
     vector = evidence.prior_mean.copy()
     value = evidence.log_posterior(vector)
     for _ in range(MAX_NEWTON_STEPS):
@@ -265,7 +265,10 @@ def _mode(evidence: _Evidence) -> tuple[Float64Array, Float64Array]:
         if np.abs(step).max() < 1e-8:
             break
     _, precision = evidence.gradient_and_precision(vector)
-    return vector, np.sqrt(np.diag(np.linalg.inv(precision)))
+    loading, factorised = evidence.loading, 1.0 / np.diag(precision)
+    exact = (loading @ np.linalg.inv(precision) * loading).sum()
+    approximate = (loading**2 @ factorised).sum()
+    return vector, np.sqrt(factorised * (exact / approximate if approximate > 0.0 else 1.0))
 
 
 def predicted_scores(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.errors import InputError
-from policies.llm_bandit.identity_vectors import predict
+from policies.llm_bandit.identity_vectors import logit_std, predict
 from policies.llm_bandit.irt_training import train_identity_vectors
 from policies.llm_bandit.onboarding import (
     VectorPrior,
@@ -56,9 +56,24 @@ def test_fifty_answers_place_a_new_model(trained):
     assert errors(trained, arm) < errors(trained, known) + 0.06
 
 
+def doubt(trained, arm):
+    """Mean deviation of the predicted logit on new prompts."""
+    network, _ = trained
+    rows, _ = answers(300, seed=9)
+    loadings = network.loadings(network.inputs(rows.embeddings, rows.prompt_tokens))
+    return logit_std(network, loadings, arm).mean()
+
+
 def test_more_answers_leave_less_doubt(trained):
-    few, many = (fitted(trained, answers(n)[0]).identity_std.mean() for n in (10, 500))
-    assert many < 0.8 * few
+    few, some, many = (doubt(trained, fitted(trained, answers(n)[0])) for n in (10, 50, 500))
+    assert many < 0.6 * some
+    assert some < 0.8 * few
+
+
+def test_a_model_answered_like_the_known_ones_is_known_as_well_as_they_are(trained):
+    network, arms = trained
+    learned = doubt(trained, fitted(trained, answers(900)[0]))
+    assert learned == pytest.approx(doubt(trained, arms.take([3])), rel=0.5)
 
 
 def test_without_much_to_say_the_prior_speaks(trained):

@@ -15,7 +15,7 @@ def askable(n=80, m=4, k=6, seed=0):
     rng = np.random.default_rng(seed)
     loading, offset = rng.normal(size=(n, m)), rng.normal(size=n)
     scores = 1 / (1 + np.exp(-(loading @ rng.normal(size=(m, k)) + offset[:, None])))
-    return AskablePrompts(scores, loading, offset, VectorPrior.standard(m))
+    return AskablePrompts(scores, loading, offset, VectorPrior(np.zeros(m), np.eye(m)))
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
