@@ -23,6 +23,7 @@ import numpy as np
 # Before this script's folder, where `serve` would be another file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.rotation import rotation
 from benchmarks.serving_bundle import example_bundle
 from policies.bundle import RouterBundle
 from policies.preference import dial_grid
@@ -33,16 +34,13 @@ POOLS = (11, 29)
 
 
 def measured_us(kinds: dict[str, Callable[[int], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Run every kind once a round, in rotating order, so that a noisy machine weighs on all alike."""
-    names = list(kinds)
-    found = {name: np.empty(rounds) for name in names}
-    for turn in range(-rounds // 10, rounds):
-        for offset in range(len(names)):
-            name = names[(turn + offset) % len(names)]
-            started = time.perf_counter()
-            kinds[name](turn)
-            if turn >= 0:
-                found[name][turn] = (time.perf_counter() - started) * 1e6
+    """Return the times of calling each kind with the number of the round."""
+    found = {name: np.empty(rounds) for name in kinds}
+    for name, turn in rotation(kinds, rounds):
+        started = time.perf_counter()
+        kinds[name](turn)
+        if turn >= 0:
+            found[name][turn] = (time.perf_counter() - started) * 1e6
     return found
 
 

@@ -14,19 +14,20 @@ Every path also serves a no-op of the same request and response shape, under ``/
 without it.
 """
 
-# No postponed annotations: Ray ships the no-op by value, and FastAPI must find its types there.
+from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from benchmarks import processes
+from benchmarks.noop import ROUTE_PATH, noop_app
+from benchmarks.processes import ROOT, free_port
 
 PATHS = ("uvicorn", "default", "lean", "haproxy")
 
@@ -47,78 +48,25 @@ ENVIRONMENT = {
 }
 """What Ray Serve reads when its processes start."""
 
-QUESTION = {"prompt": "How long is an answer?", "w_cost": 0.3}
 
-
-def noop_app(answer: bytes) -> FastAPI:
-    """Return an application that reads the body and answers with fixed bytes."""
-    app = FastAPI()
-
-    @app.post("/v1/route")
-    async def route(request: Request) -> Response:
-        await request.body()
-        return Response(answer, media_type="application/json")
-
-    return app
-
-
-class NoOp:
-    """The no-op as a deployment."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-
-    def __serve_build_asgi_app__(self) -> Any:
-        return noop_app(self.answer)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def start(path: str, settings: dict[str, object], replicas: int, log: Path) -> subprocess.Popen[str]:
+    """Start this module for a path; its first line of output tells where it answers."""
+    arguments = ["--path", path, "--replicas", str(replicas), "--settings", json.dumps(settings)]
+    return processes.start("endpoints", arguments, log, {**ENVIRONMENT[path], "RAY_AUTH_MODE": "disabled"})
 
 
 def serve_on_ray(settings: dict[str, Any], replicas: int) -> None:
     """Run application and no-op behind one proxy until standard input closes."""
-    import ray
-    from ray import serve
-    from ray.serve.config import HTTPOptions
-    from ray.serve.schema import LoggingConfig
-
-    from benchmarks.http_load import ask, post
-    from serve.app import build
+    from benchmarks import on_ray
 
     port = free_port()
-    quiet = LoggingConfig(enable_access_log=False, log_level="ERROR")
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
     try:
-        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=quiet)
-        serve.run(
-            build({**settings, "num_replicas": replicas}),
-            name="router",
-            route_prefix="/",
-            logging_config=quiet,
-        )
-        answer = ask(port, post("/v1/route", QUESTION))
-        noop = serve.deployment(name="noop", num_replicas=replicas, max_ongoing_requests=64)(
-            serve.ingress()(NoOp)
-        )
-        serve.run(noop.bind(answer), name="noop", route_prefix="/noop", logging_config=quiet)
-        ask(port, post("/noop/v1/route", QUESTION))
-        print(json.dumps({"route": [port, "/v1/route"], "noop": [port, "/noop/v1/route"]}), flush=True)
+        on_ray.start({**settings, "num_replicas": replicas}, port, num_cpus=8)
+        on_ray.add_noop(port, replicas)
+        print(json.dumps({"route": [port, ROUTE_PATH], "noop": [port, on_ray.NOOP_PATH]}), flush=True)
         sys.stdin.read()
     finally:
-        with contextlib.suppress(Exception):
-            serve.shutdown()
-        ray.shutdown()
+        on_ray.stop()
 
 
 def serve_on_uvicorn(settings: dict[str, Any]) -> None:
@@ -142,7 +90,7 @@ def serve_on_uvicorn(settings: dict[str, Any]) -> None:
         tasks = [asyncio.create_task(server.serve()) for server in servers]
         while not all(server.started for server in servers):
             await asyncio.sleep(0.05)
-        print(json.dumps({"route": [ports[0], "/v1/route"], "noop": [ports[1], "/v1/route"]}), flush=True)
+        print(json.dumps({"route": [ports[0], ROUTE_PATH], "noop": [ports[1], ROUTE_PATH]}), flush=True)
         await asyncio.to_thread(sys.stdin.read)
         for server in servers:
             server.should_exit = True
@@ -162,7 +110,7 @@ def main() -> int:
     parser.add_argument("--settings", type=json.loads, required=True, help="serve settings, JSON")
     parser.add_argument("--replicas", type=int, default=1)
     options = parser.parse_args()
-    os.chdir(Path(__file__).resolve().parents[1])
+    os.chdir(ROOT)
     if options.path == "uvicorn":
         serve_on_uvicorn(options.settings)
     else:

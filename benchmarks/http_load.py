@@ -1,7 +1,8 @@
 """A closed-loop HTTP client that costs little beside the server it measures.
 
-One asyncio protocol a connection writes prepared bytes and reads until ``Content-Length`` is satisfied: about a
-tenth of the work of a general client, which on few cores would be measured along with the server.
+One asyncio protocol a connection writes prepared bytes and reads until ``Content-Length`` is satisfied or the last
+chunk has come: about a tenth of the work of a general client, which on few cores would be measured along with the
+server.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rotation import rotation
+
 
 def post(path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> bytes:
     """Return the bytes of a keep-alive POST of JSON."""
@@ -25,10 +28,13 @@ def post(path: str, body: dict[str, Any], headers: dict[str, str] | None = None)
 
 
 class _Connection(asyncio.Protocol):
+    """A keep-alive connection that notes when an answer's body begins and when it is complete."""
+
     def __init__(self) -> None:
-        self._buffer = b""
+        self._answer = bytearray()
         self._waiter: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
+        self.began = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -39,24 +45,26 @@ class _Connection(asyncio.Protocol):
             self._waiter.set_exception(exc or ConnectionError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
+        self._answer += data
+        end = self._answer.find(b"\r\n\r\n")
+        if end < 0 or len(self._answer) == end + 4:
             return
-        head = self._buffer[:end].lower()
+        if not self.began:
+            self.began = time.perf_counter()
+        head = self._answer[:end].lower()
         at = head.find(b"content-length:")
-        if at < 0:
-            raise RuntimeError(f"no content-length in {head[:200]!r}")
-        stop = head.find(b"\r\n", at)
-        size = int(head[at + 15 : stop if stop >= 0 else None])
-        if len(self._buffer) < end + 4 + size:
-            return
-        answer, self._buffer = self._buffer[: end + 4 + size], b""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(answer)
+        if at >= 0:
+            stop = head.find(b"\r\n", at)
+            complete = len(self._answer) >= end + 4 + int(head[at + 15 : stop if stop >= 0 else None])
+        else:
+            complete = self._answer.endswith(b"0\r\n\r\n")
+        if complete and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(bytes(self._answer))
 
     async def ask(self, request: bytes) -> bytes:
         assert self._transport is not None
+        self._answer.clear()
+        self.began = 0.0
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         answer = await self._waiter
@@ -88,27 +96,27 @@ def ask(port: int, request: bytes) -> bytes:
     return asyncio.run(once())
 
 
-def latencies_ms(kinds: dict[str, tuple[int, Callable[[], bytes]]], rounds: int) -> dict[str, list[float]]:
+def latencies_ms(
+    kinds: dict[str, tuple[int, Callable[[], bytes]]], rounds: int, *, first_byte: bool = False
+) -> dict[str, list[float]]:
     """Measure every kind once a round, one request at a time, in rotating order.
 
     Args:
         kinds: port and maker of requests, by name.
         rounds: measured rounds; a tenth as many warm up.
+        first_byte: measure to the first byte of the answer's body, not to its end.
     """
 
     async def measure() -> dict[str, list[float]]:
         connections = {name: await _connect(port) for name, (port, _) in kinds.items()}
-        names = list(kinds)
-        found: dict[str, list[float]] = {name: [] for name in names}
-        warm_up = rounds // 10
-        for turn in range(rounds + warm_up):
-            for offset in range(len(names)):
-                name = names[(turn + offset) % len(names)]
-                request = kinds[name][1]()
-                started = time.perf_counter()
-                await connections[name].ask(request)
-                if turn >= warm_up:
-                    found[name].append((time.perf_counter() - started) * 1e3)
+        found: dict[str, list[float]] = {name: [] for name in kinds}
+        for name, turn in rotation(kinds, rounds):
+            request, connection = kinds[name][1](), connections[name]
+            started = time.perf_counter()
+            await connection.ask(request)
+            ended = connection.began if first_byte else time.perf_counter()
+            if turn >= 0:
+                found[name].append((ended - started) * 1e3)
         for connection in connections.values():
             connection.close()
         return found

@@ -13,31 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.endpoints import ENVIRONMENT, PATHS, QUESTION
+from benchmarks.endpoints import PATHS, start
 from benchmarks.http_load import latencies_ms, post, rates, repeated
+from benchmarks.noop import QUESTION
+from benchmarks.processes import first_line, stop
 from benchmarks.serving_bundle import example_bundle
-
-
-def start(path: str, settings: dict[str, object], replicas: int, log: Path) -> subprocess.Popen[str]:
-    """Start a path's processes; their first line of output tells where they answer."""
-    command = [sys.executable, "-m", "benchmarks.endpoints", "--path", path, "--replicas", str(replicas)]
-    with log.open("w") as errors:
-        return subprocess.Popen(
-            [*command, "--settings", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, **ENVIRONMENT[path], "RAY_AUTH_MODE": "disabled"},
-            cwd=Path(__file__).resolve().parents[1],
-        )
 
 
 def main() -> int:
@@ -67,21 +53,13 @@ def main() -> int:
         try:
             kinds = {}
             for path, process in processes.items():
-                assert process.stdout is not None
-                # Ray, too, may write to standard output.
-                first = next((found for found in process.stdout if found.startswith("{")), None)
-                if first is None:
-                    raise RuntimeError(f"path {path} did not start: {logs[path].read_text()[-2000:]}")
-                for kind, (port, url) in json.loads(first).items():
+                for kind, (port, url) in first_line(process, logs[path]).items():
                     kinds[f"{path}_{kind}"] = (port, repeated(post(url, QUESTION)))
             latencies = latencies_ms(kinds, options.rounds)
             rate = rates(kinds, clients=options.clients, seconds=options.seconds, blocks=4)
         finally:
             for process in processes.values():
-                assert process.stdin is not None
-                process.stdin.close()
-            for process in processes.values():
-                process.wait(timeout=60)
+                stop(process)
     for name, values in latencies.items():
         line[f"{name}_p50_ms"] = round(float(np.median(values)), 3)
         line[f"{name}_p99_ms"] = round(float(np.quantile(values, 0.99)), 3)

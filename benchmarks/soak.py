@@ -32,8 +32,9 @@ import numpy as np
 import psutil
 import pyarrow.dataset as ds
 
-from benchmarks.endpoints import free_port
+from benchmarks import on_ray
 from benchmarks.faulty_upstream import FaultyUpstream
+from benchmarks.processes import ROOT, free_port
 from benchmarks.serving_bundle import save_bundle
 from benchmarks.soak_traffic import Books, Traffic, closed_loop, open_loop
 from policies.pool import ModelSpec
@@ -121,28 +122,6 @@ def check_log(folder: Path, books: Books) -> dict[str, int]:
     }
 
 
-def start(settings: dict[str, Any], port: int) -> None:
-    """Serve on a Ray of our own."""
-    import ray
-    from ray import serve
-    from ray.serve.config import HTTPOptions
-    from ray.serve.schema import LoggingConfig
-
-    from serve.app import APP_NAME, build
-
-    quiet = LoggingConfig(enable_access_log=False, log_level="ERROR")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
-    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=quiet)
-    serve.run(build(settings), name=APP_NAME, route_prefix="/", logging_config=quiet)
-
-
 async def soak(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Run it and return the findings."""
     upstream = FaultyUpstream(FAULT_SHARE)
@@ -163,7 +142,7 @@ async def soak(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "attempts": 2,
         },
     }
-    await asyncio.to_thread(start, settings, port)
+    await asyncio.to_thread(on_ray.start, settings, port, num_cpus=4)
     seconds = options.minutes * 60
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=60)
@@ -182,18 +161,9 @@ async def soak(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-    await asyncio.to_thread(stop)
+    await asyncio.to_thread(on_ray.stop)
     await upstream.stop()
     return findings(options, traffic, disturbances, upstream, limit, scratch / "log" / "export" / "feedback")
-
-
-def stop() -> None:
-    """Let the replicas write what they hold, and end."""
-    import ray
-    from ray import serve
-
-    serve.shutdown()
-    ray.shutdown()
 
 
 def findings(
@@ -246,7 +216,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16, help="of the closed loop that finds the limit")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.chdir(Path(__file__).resolve().parents[1])
+    os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as scratch:
         line = asyncio.run(soak(options, Path(scratch)))
     print(json.dumps(line))
