@@ -58,10 +58,12 @@ def read_answers(config: TradewindConfig, newcomer: Newcomer) -> pl.DataFrame:
             f"{uri}: {scored} answers of '{name}' to training prompts have a score; allowed: at least "
             f"onboard.min_answers={config.onboard.min_answers}"
         )
-    in_usd, out_usd = newcomer.spec.input_price_per_mtok_usd, newcomer.spec.output_price_per_mtok_usd
-    price = (pl.col("prompt_tokens") * in_usd + pl.col("completion_tokens") * out_usd) / 1e6
+    spec = newcomer.spec
+    in_usd, out_usd = spec.input_price_per_mtok_usd, spec.output_price_per_mtok_usd
+    tokens_usd = (pl.col("prompt_tokens") * in_usd + pl.col("completion_tokens") * out_usd) / 1e6
     if in_usd == out_usd == 0.0:
-        price = pl.lit(0.0)
+        tokens_usd = pl.lit(0.0)
+    price = spec.price_per_call_usd + tokens_usd
     return used.with_columns(pl.col("cost_usd").fill_null(price))
 
 

@@ -100,10 +100,10 @@ def answer_tokens(newcomer: Newcomer, pool: AskablePool, rows: npt.NDArray[np.in
 def _costs_usd(newcomer: Newcomer, prompt_tokens: Float64Array, lengths: Float64Array) -> Float64Array:
     """Return what the answers would cost if they were as long as each known model's, shape (n, J), USD."""
     spec = newcomer.spec
-    prompt_cost = prompt_tokens * spec.input_price_per_mtok_usd / 1e6
-    if lengths.shape[1] == 0 and spec.output_price_per_mtok_usd == 0.0:
-        return prompt_cost[:, None]
-    return prompt_cost[:, None] + lengths * spec.output_price_per_mtok_usd / 1e6
+    call_usd = spec.price_per_call_usd + prompt_tokens[:, None] * spec.input_price_per_mtok_usd / 1e6
+    if spec.output_price_per_mtok_usd == 0.0:
+        return call_usd
+    return call_usd + lengths * spec.output_price_per_mtok_usd / 1e6
 
 
 def _mean(name: str, values: Float64Array) -> pl.Series:

@@ -190,7 +190,7 @@ def fit_new_arm(
     input_price = np.array([spec.input_price_per_mtok_usd / 1e6])
     loadings = network.loadings(network.inputs(observations.embeddings, observations.prompt_tokens))
     log_cost = log_output_costs(observations, input_price, network.tau_usd)
-    expected = _expected_log_cost(arms, spec.output_price_per_mtok_usd / 1e6, output_price_per_token_usd)
+    expected = _expected_log_cost(arms, spec, output_price_per_token_usd)
     seen = np.isfinite(log_cost[:, 0])
     mean = (log_cost[seen, 0].sum() + COST_PRIOR_CALLS * expected) / (seen.sum() + COST_PRIOR_CALLS)
     known = effects or ItemEffects.none(len(observations))
@@ -211,9 +211,11 @@ def fit_new_arm(
     )
 
 
-def _expected_log_cost(arms: Arms, price: float, prices: Float64Array) -> float:
+def _expected_log_cost(arms: Arms, spec: ModelSpec, prices: Float64Array) -> float:
     """Return the log cost of an answer of the known models' typical length at the new model's price."""
-    priced = prices > 0.0
+    priced, price = prices > 0.0, spec.output_price_per_mtok_usd / 1e6
+    if price <= 0.0 and spec.price_per_call_usd > 0.0:
+        return float(np.log(spec.price_per_call_usd))
     if price <= 0.0 or not priced.any():
         return float(arms.log_cost_mean.mean())
     return float((arms.log_cost_mean[priced] - np.log(prices[priced])).mean() + np.log(price))
@@ -249,8 +251,8 @@ def _mode(evidence: _Evidence) -> tuple[Float64Array, Float64Array]:
     """Return posterior mode and deviations, both of shape (m,).
 
     The deviations are those of the factorised normal in which the known vectors are learned too, ``1 / precision_ii``,
-    scaled so that logits of the answered prompts are as uncertain as under the whole Laplace covariance. Its diagonal alone
-    would hardly narrow with answers: they tie the coordinates to each other long before they settle each of them.
+    scaled so that logits of the answered prompts are as uncertain as under the whole Laplace covariance. Its diagonal
+    alone would hardly narrow: answers tie the coordinates to each other long before they settle each of them.
     """
     vector = evidence.prior_mean.copy()
     value = evidence.log_posterior(vector)
