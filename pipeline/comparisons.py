@@ -1,14 +1,18 @@
-"""Reading pairwise comparisons of answers and joining them with training prompts."""
+"""Pairwise comparisons of answers: checked at ingest, joined with training prompts by the learner."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
+import polars as pl
 
-from pipeline.tables import conform, data_files, read_any
+from pipeline.tables import conform, data_files, read_any, to_polars
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
 from policies.llm_bandit.observations import TIE, Comparisons
@@ -19,57 +23,113 @@ log = logging.getLogger(__name__)
 TIE_NAME = "tie"
 
 
-def load_comparisons(uri: str, data: OutcomeMatrix | LoggedFeedback) -> Comparisons:
-    """Return the comparisons over the pool's models on training prompts; those of other prompts are left out.
+def read_comparisons(
+    uri: str, prompt_ids: Collection[str], models: tuple[str, ...], priced: Collection[str] | None
+) -> pl.DataFrame:
+    """Read and check a table of comparisons; return those between two models of the pool.
 
     The same pair may be compared several times on one prompt, by several judges.
 
+    Args:
+        uri: file, directory or URI.
+        prompt_ids: the prompts that there are.
+        models: of the pool.
+        priced: every model that may be named; None allows any.
+
     Raises:
-        InputError: the table is malformed, a winner took no part, or nothing is left.
+        InputError: file, row and column of the first offence, the value and what is allowed; or no row is between
+            two models of the pool.
     """
     fs, files = data_files(uri)
-    table = pa.concat_tables(
-        [_checked(conform(COMPARISONS, read_any(fs, path), path), path) for path in files]
-    )
+    known = set(prompt_ids)
+    parts = []
+    for path in files:
+        part = to_polars(conform(COMPARISONS, read_any(fs, path), path))
+        _check(part, path, known, priced)
+        parts.append(part)
+    table = pl.concat(parts)
+    used = table.filter(pl.all_horizontal(pl.col("model_a", "model_b").is_in(list(models))))
+    if used.is_empty():
+        raise InputError(
+            f"{uri}: none of the {table.height} comparisons is between two models of the pool ({', '.join(models)})"
+        )
+    return used
+
+
+def comparisons_hash(table: pl.DataFrame) -> str:
+    """Return a short hash of the comparisons, whatever their order."""
+    rows = sorted(table.select(COMPARISONS.schema.names).rows())
+    return hashlib.sha256("\x00".join("\x01".join(row) for row in rows).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainingComparisons:
+    """A run's comparisons on training prompts.
+
+    Attributes:
+        joined: with the prompts' vectors, as stage 1 takes them.
+        sha256: short hash of the run's whole table.
+    """
+
+    joined: Comparisons
+    sha256: str
+
+
+def training_comparisons(path: Path, data: OutcomeMatrix | LoggedFeedback) -> TrainingComparisons | None:
+    """Return a run's comparisons on training prompts; None where ingest was given none.
+
+    Raises:
+        InputError: none is on a training prompt between two of the data's models.
+    """
+    if not path.exists():
+        return None
+    table = pl.read_parquet(path)
     row_of = {prompt_id: row for row, prompt_id in enumerate(data.prompt_ids.tolist())}
-    rows = _positions(table["prompt_id"], row_of)
     column_of = {model: column for column, model in enumerate(data.pool.models)}
+    rows = _positions(table["prompt_id"], row_of)
     first, second = (_positions(table[name], column_of) for name in ("model_a", "model_b"))
     used = (rows >= 0) & (first >= 0) & (second >= 0)
     if not used.any():
         raise InputError(
-            f"{uri}: none of the {len(used)} comparisons is between two models of pool '{data.pool.name}' on a "
+            f"{path}: none of the {len(used)} comparisons is between two models of pool '{data.pool.name}' on a "
             "training prompt"
         )
-    if not used.all():
-        log.info("%s: %d of %d comparisons are used", uri, used.sum(), len(used))
-    winner, a = (np.array(table[name].to_pylist(), dtype=object) for name in ("winner", "model_a"))
-    wins = np.where(winner == TIE_NAME, TIE, (winner == a).astype(np.float64))
+    log.info("%s: %d of %d comparisons are on training prompts", path, used.sum(), len(used))
+    won_by_first = (table["winner"] == table["model_a"]).to_numpy().astype(np.float64)
+    wins = np.where((table["winner"] == TIE_NAME).to_numpy(), TIE, won_by_first)
     at = rows[used]
-    return Comparisons(
+    joined = Comparisons(
         data.embeddings[at],
         np.asarray(data.prompt_tokens[at], dtype=np.float64),
         first[used],
         second[used],
-        wins[used].astype(np.float64),
+        wins[used],
     )
+    return TrainingComparisons(joined, comparisons_hash(table))
 
 
-def _positions(column: pa.ChunkedArray, position_of: dict[str, int]) -> np.ndarray:
+def _positions(column: pl.Series, position_of: dict[str, int]) -> npt.NDArray[np.int64]:
     """Return each value's position, -1 where it has none, shape (n,)."""
-    values: Sequence[str] = column.to_pylist()
-    return np.array([position_of.get(value, -1) for value in values], dtype=np.int64)
+    return np.array([position_of.get(value, -1) for value in column], dtype=np.int64)
 
 
-def _checked(table: pa.Table, source: str) -> pa.Table:
-    a, b, winner = (table[name].to_pylist() for name in ("model_a", "model_b", "winner"))
-    for row, (first, second, won) in enumerate(zip(a, b, winner, strict=True), start=1):
+def _check(table: pl.DataFrame, source: str, prompt_ids: set[str], priced: Collection[str] | None) -> None:
+    for row, (prompt_id, first, second, winner) in enumerate(table.iter_rows(), start=1):
+        if prompt_id not in prompt_ids:
+            raise InputError(
+                f"{source}: row {row}, column 'prompt_id': '{prompt_id}' is not in the prompts table"
+            )
+        for column, model in (("model_a", first), ("model_b", second)):
+            if priced is not None and model not in priced:
+                raise InputError(
+                    f"{source}: row {row}, column '{column}': model '{model}' has no price in the pool file; "
+                    "data.unknown_models=drop leaves such rows out"
+                )
         if first == second:
             raise InputError(
                 f"{source}: row {row}, column 'model_b': '{second}'; allowed: another than model_a"
             )
-        if won not in (first, second, TIE_NAME):
+        if winner not in (first, second, TIE_NAME):
             raise InputError(
-                f"{source}: row {row}, column 'winner': '{won}'; allowed: {first}, {second}, {TIE_NAME}"
+                f"{source}: row {row}, column 'winner': '{winner}'; allowed: {first}, {second}, {TIE_NAME}"
             )
-    return table

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipeline.comparisons import comparisons_hash, read_comparisons
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.feedback_log import at_pool_prices, price_notes, read_feedback
@@ -19,11 +20,11 @@ from pipeline.splits import SPLITS, TEST, TRAIN, VALIDATION, assign_splits
 from pipeline.tables import conform, read_table, to_polars, write_table
 from policies.errors import InputError
 from policies.pool import PoolFile, read_pool_file
-from policies.schemas import FEEDBACK, OUTCOMES, PROMPTS, TableSpec
+from policies.schemas import COMPARISONS, FEEDBACK, OUTCOMES, PROMPTS, TableSpec
 
 
 def run(config: TradewindConfig) -> None:
-    """Write the run's prompts, splits and, by source, outcomes or feedback tables.
+    """Write the run's prompts, splits and, by source, outcomes or feedback tables; comparisons where some are given.
 
     Everything is read and checked before the first byte is written.
 
@@ -56,11 +57,19 @@ def run(config: TradewindConfig) -> None:
     frame = frame.filter(pl.col("model").is_in(list(models)))
     _check_models_seen(frame, models, str(uri), all_needed=spec is OUTCOMES)
     splits = _splits(prompts, config, provenance)
+    comparisons = _comparisons(config, prompts, models, pool_file)
+    if comparisons is not None:
+        note = f"{comparisons.height} comparisons, sha256 {comparisons_hash(comparisons)}"
+        provenance = replace(provenance, notes=(*provenance.notes, note))
 
     record_provenance(layout, provenance)  # first: no table lies here without what it forbids
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
     path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
     write_table(conform(spec, frame.to_arrow(), path), path)
+    if comparisons is None:
+        layout.comparisons.unlink(missing_ok=True)
+    else:
+        write_table(comparisons.to_arrow().cast(COMPARISONS.schema), str(layout.comparisons))
     # What the texts alone say stays beside it: embed starts from there, however often it runs.
     write_table(splits.with_columns(text_split="split").to_arrow(), str(layout.splits))
     for note in provenance.notes:
@@ -68,6 +77,15 @@ def run(config: TradewindConfig) -> None:
     shares = dict(splits["split"].value_counts().iter_rows())
     counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
     say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
+
+
+def _comparisons(
+    config: TradewindConfig, prompts: pl.DataFrame, models: tuple[str, ...], pool_file: PoolFile
+) -> pl.DataFrame | None:
+    if config.data.comparisons is None:
+        return None
+    priced = None if config.data.unknown_models == "drop" else pool_file.specs
+    return read_comparisons(config.data.comparisons, prompts["prompt_id"].to_list(), models, priced)
 
 
 def read_log(

@@ -41,6 +41,11 @@ class RunLayout:
         return self.root / "tables" / "feedback.parquet"
 
     @property
+    def comparisons(self) -> Path:
+        """Checked comparisons between models of the pool (written by ingest where ``data.comparisons`` names some)."""
+        return self.root / "tables" / "comparisons.parquet"
+
+    @property
     def embeddings(self) -> Path:
         """Folder of the run's embeddings table (written by embed)."""
         return self.root / "embeddings"

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipeline.comparisons import load_comparisons
+from pipeline.comparisons import TrainingComparisons, training_comparisons
 from pipeline.config import TradewindConfig
 from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.console import progress
+from pipeline.layout import RunLayout
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.validation import DialValidator
 from policies.datasets import LoggedFeedback, OutcomeMatrix
@@ -51,7 +52,8 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     policy, seed = _settings(config), config.run.seed
     torch.set_num_threads(config.train.torch_threads)
     train = data.train.scored() if isinstance(data.train, LoggedFeedback) else data.train
-    model = identity_stage(config, train, data)
+    compared = training_comparisons(RunLayout.of(config).comparisons, train)
+    model = identity_stage(config, train, data, compared)
     table = decision_table(train, model, importance_clip=policy.importance_clip, seed=seed)
     sampler = SetSampler(**policy.candidates.model_dump())
     shape = SetShape(table.inputs.shape[1], table.identity.shape[1], **policy.set.model_dump())
@@ -70,6 +72,8 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
         "platt_slope": model.network.platt[0],
         "identity_std": float(model.arms.identity_std.mean()),
     }
+    if compared is not None:
+        notes |= {"comparisons": len(compared.joined), "comparisons_sha256": compared.sha256}
     return TrainedPolicy(judge.policy(best), notes)
 
 
@@ -169,13 +173,17 @@ class _Judge:
 
 
 def identity_stage(
-    config: TradewindConfig, train: OutcomeMatrix | LoggedFeedback, data: TrainingInputs
+    config: TradewindConfig,
+    train: OutcomeMatrix | LoggedFeedback,
+    data: TrainingInputs,
+    compared: TrainingComparisons | None = None,
 ) -> CalibratedModel:
-    """Return identity vectors of the pool's models, calibrated, with out-of-fold predictions."""
+    """Return identity vectors of the pool's models, calibrated, with out-of-fold predictions.
+
+    ``compared`` None takes the comparisons of the run's folder, if there are any.
+    """
     policy = _settings(config)
-    comparisons = None
-    if policy.identity.comparisons is not None:
-        comparisons = load_comparisons(policy.identity.comparisons, train)
+    compared = compared or training_comparisons(RunLayout.of(config).comparisons, train)
     with progress(policy.identity.folds + 1, "identity vectors", unit="fit") as bar:
         return calibrated_identity_vectors(
             Observations.of(train),
@@ -184,7 +192,7 @@ def identity_stage(
             data.tau_usd,
             irt_settings(config),
             folds=policy.identity.folds,
-            comparisons=comparisons,
+            comparisons=None if compared is None else compared.joined,
             validation=Observations.of(data.validation),
             seed=config.run.seed,
             record=_recorder(data, "identity"),

@@ -86,6 +86,10 @@ class DataConfig(Config):
     prompts: PathOrUri | None = Field(description="prompts table (Parquet, CSV, JSONL; file, folder or URI)")
     outcomes: PathOrUri | None = Field(description="outcomes table: every model's score and cost")
     log: PathOrUri | None = Field(description="feedback log: one called model an event")
+    comparisons: PathOrUri | None = Field(
+        default=None,
+        description="table prompt_id, model_a, model_b, winner (either model or 'tie'), for LLM Bandit; null: none",
+    )
     embeddings: PathOrUri | None = Field(
         default=None,
         description="vectors of prompts, as the endpoint's log has them; null encodes every text",

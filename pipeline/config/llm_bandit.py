@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive
+from pipeline.config.base import Config, Count, Fraction, NonNegative, Positive
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -29,9 +29,6 @@ class IdentityConfig(Config):
     )
     binary_scores: bool = Field(description="make scores 0 or 1 at the threshold that keeps their mean")
     folds: Annotated[int, Field(ge=2)] = Field(description="parts of the out-of-fold predictions")
-    comparisons: PathOrUri | None = Field(
-        description="table prompt_id, model_a, model_b, winner over training prompts; null: none"
-    )
 
 
 class IdentityByMode(Config):

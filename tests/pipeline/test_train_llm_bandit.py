@@ -1,15 +1,16 @@
 """LLM Bandit through the train stage, and the table of comparisons."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import simulate, train
-from pipeline.comparisons import load_comparisons
+from pipeline import ingest, simulate, train
+from pipeline.comparisons import comparisons_hash, read_comparisons, training_comparisons
 from pipeline.compose import load_config
 from pipeline.join import load_outcomes
+from pipeline.provenance import read_provenance
+from pipeline.train_llm_bandit import train_llm_bandit
+from pipeline.training import TrainingInputs
 from pipeline.training_evidence import learning_curves
 from policies.bundle import RouterBundle
 from policies.constants import BestSinglePolicy
@@ -78,8 +79,8 @@ def test_trained_policy_beats_the_best_single_model(ray_session, tables, tmp_pat
 
 
 def comparisons_file(folder, rows):
-    path = folder / "comparisons.parquet"
-    pl.DataFrame(rows, schema=["prompt_id", "model_a", "model_b", "winner"], orient="row").write_parquet(path)
+    path = folder / "comparisons.csv"
+    pl.DataFrame(rows, schema=["prompt_id", "model_a", "model_b", "winner"], orient="row").write_csv(path)
     return str(path)
 
 
@@ -89,43 +90,110 @@ def known(tables, tmp_path):  # noqa: F811
     return load_outcomes(layout, config, ("train",))
 
 
-def test_comparisons_are_joined_by_prompt_and_model(known, tmp_path):
+def config_of(tables, layout, *overrides):  # noqa: F811
+    folder, _ = tables
+    return load_config(
+        [
+            "data=tables",
+            f"data.prompts={folder / 'prompts.parquet'}",
+            f"data.outcomes={folder / 'outcomes.parquet'}",
+            f"pool={folder / 'pool.yaml'}",
+            f"run.dir={layout.root}",
+            *overrides,
+        ]
+    )
+
+
+def ingested(tables, tmp_path, rows):  # noqa: F811
+    """Ingest again with comparisons; return the run's layout."""
+    _, layout = quick(tables, tmp_path / "run")
+    ingest.run(config_of(tables, layout, f"data.comparisons={comparisons_file(tmp_path, rows)}"))
+    return layout
+
+
+def test_comparisons_are_joined_by_prompt_and_model(tables, known, tmp_path):  # noqa: F811
+    held = next(p for p in (f"p{i}" for i in range(600)) if p not in set(known.prompt_ids))
     one, two = known.prompt_ids[3], known.prompt_ids[7]
     rows = [
         (one, "left", "cheap", "left"),
         (two, "left", "right", "right"),
         (two, "cheap", "right", "tie"),
-        ("elsewhere", "left", "right", "left"),
-        (one, "left", "unpriced", "left"),
+        (held, "left", "right", "left"),
     ]
-    pairs = load_comparisons(comparisons_file(tmp_path, rows), known)
+    layout = ingested(tables, tmp_path, rows)
+    found = training_comparisons(layout.comparisons, known)
+    assert found is not None
+    pairs = found.joined
     column = {model: i for i, model in enumerate(known.pool.models)}
     assert pairs.first.tolist() == [column["left"], column["left"], column["cheap"]]
     assert pairs.second.tolist() == [column["cheap"], column["right"], column["right"]]
     assert pairs.first_wins.tolist() == [1.0, 0.0, 0.5]
     np.testing.assert_array_equal(pairs.embeddings[1], known.embeddings[7])
+    provenance = read_provenance(layout)
+    assert provenance is not None
+    assert provenance.notes == (f"4 comparisons, sha256 {found.sha256}",)
+
+
+def test_their_hash_is_that_of_the_rows_in_any_order():
+    rows = pl.DataFrame(
+        {"prompt_id": ["p1", "p2"], "model_a": ["a", "a"], "model_b": ["b", "b"], "winner": ["a", "tie"]}
+    )
+    assert comparisons_hash(rows) == comparisons_hash(rows.reverse())
+    assert comparisons_hash(rows) != comparisons_hash(rows.with_columns(winner=pl.lit("a")))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("p1", "left", "right", "cheap"), "row 1, column 'winner': 'cheap'; allowed: left, right, tie"),
-        (("p1", "left", "left", "left"), "row 1, column 'model_b': 'left'"),
-        (("nowhere", "left", "right", "left"), "none of the 1 comparisons"),
+        (("p1", "left", "right", "cheap"), "row 2, column 'winner': 'cheap'; allowed: left, right, tie"),
+        (("p1", "left", "left", "left"), "row 2, column 'model_b': 'left'"),
+        (
+            ("nowhere", "left", "right", "left"),
+            "row 2, column 'prompt_id': 'nowhere' is not in the prompts table",
+        ),
+        (("p1", "left", "unpriced", "left"), "row 2, column 'model_b': model 'unpriced' has no price"),
+        (("p1", "", "right", "tie"), "row 2, column 'model_a'"),
     ],
 )
-def test_bad_comparisons_are_named(known, tmp_path, row, message):
+def test_bad_comparisons_are_named_and_nothing_is_written(tmp_path, row, message):
+    path = comparisons_file(tmp_path, [("p1", "left", "right", "tie"), row])
     with pytest.raises(InputError, match=message):
-        load_comparisons(comparisons_file(tmp_path, [row]), known)
+        read_comparisons(path, ["p1"], ("left", "right", "cheap"), ("left", "right", "cheap"))
 
 
-def test_training_takes_comparisons(ray_session, tables, tmp_path, known):  # noqa: F811
+def test_models_without_a_price_may_be_left_out(tmp_path):
+    rows = [("p1", "left", "unpriced", "left"), ("p1", "left", "right", "left")]
+    used = read_comparisons(comparisons_file(tmp_path, rows), ["p1"], ("left", "right"), None)
+    assert used["model_b"].to_list() == ["right"]
+    with pytest.raises(InputError, match="none of the 1 comparisons is between two models of the pool"):
+        read_comparisons(comparisons_file(tmp_path, rows[:1]), ["p1"], ("left", "right"), None)
+
+
+def test_ingest_without_comparisons_leaves_none_of_an_earlier_one(tables, known, tmp_path):  # noqa: F811
+    layout = ingested(tables, tmp_path, [(known.prompt_ids[0], "left", "right", "tie")])
+    assert layout.comparisons.exists()
+    quick(tables, tmp_path / "run")
+    assert not layout.comparisons.exists()
+    assert training_comparisons(layout.comparisons, known) is None
+
+
+def test_comparisons_on_other_prompts_alone_are_told(tables, known, tmp_path):  # noqa: F811
+    held = next(p for p in (f"p{i}" for i in range(600)) if p not in set(known.prompt_ids))
+    layout = ingested(tables, tmp_path, [(held, "left", "right", "tie")])
+    with pytest.raises(InputError, match=r"none of the 1 comparisons is .* on a training prompt"):
+        training_comparisons(layout.comparisons, known)
+
+
+def test_training_takes_the_runs_comparisons(tables, tmp_path, known):  # noqa: F811
     rows = [(p, "left", "right", "tie") for p in known.prompt_ids[:50]]
-    path = comparisons_file(tmp_path, rows)
-    config, layout = quick(tables, tmp_path / "with", f"policy.identity.comparisons={path}")
-    train.run(config)
-    lines = [json.loads(line) for line in layout.history.read_text().splitlines()]
+    layout = ingested(tables, tmp_path, rows)
+    config = load_config([*QUICK, "policy.ppo.iterations=0", f"run.dir={layout.root}"])
+    validation = load_outcomes(layout, config_of(tables, layout), ("validation",))
+    lines: list[dict] = []
+    inputs = TrainingInputs(known, validation, known.tau_usd(), tmp_path, lines.append)
+    trained = train_llm_bandit(config, inputs)
     assert all(line["comparison_loss"] > 0 for line in lines if line["stage"] == "identity")
+    assert trained.notes["comparisons"] == 50
 
 
 @pytest.mark.parametrize(
