@@ -36,6 +36,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from pipeline.console import configure_logging
+from policies.bundle import EncoderIdentity, RouterBundle
+from policies.costs import CostModel
 from policies.llm_bandit.contexts import DecisionTable, nearest_neighbours
 from policies.llm_bandit.identity_vectors import Arms, ScoringNetwork
 from policies.llm_bandit.policy import LlmBanditPolicy
@@ -46,6 +48,9 @@ from policies.llm_bandit.sampling import SetSampler
 from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
 from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.outcome_model.features import ContextFeatures
+from policies.pool import ModelPool, ModelSpec
+from serve.decider import Decider
+from serve.settings.decision import ExplorationSettings
 
 DIMENSION, COMPONENTS, IDENTITY, MODELS = 384, 64, 24, 29
 SHAPE = SetShape(COMPONENTS + 1, IDENTITY, head="identity")
@@ -68,8 +73,8 @@ def synthetic_table(n: int, rng: np.random.Generator) -> DecisionTable:
     )
 
 
-def decision_us(rng: np.random.Generator, rounds: int) -> dict[str, float]:
-    """Return the time of one decision over MODELS candidates, given the embedding, in microseconds."""
+def random_bundle(rng: np.random.Generator) -> RouterBundle:
+    """Return a router over MODELS models whose weights are drawn; the last one's posterior is wide."""
 
     def draw(*shape: int) -> np.ndarray:
         return 0.1 * rng.normal(size=shape).astype(np.float32)
@@ -80,19 +85,42 @@ def decision_us(rng: np.random.Generator, rounds: int) -> dict[str, float]:
         draw(4, 128, 2 * IDENTITY), draw(4, 1, 2 * IDENTITY), (1.0, 0.0), 1.0, 0.01,
     )  # fmt: skip
     ones = np.ones(MODELS)
-    arms = Arms(
-        tuple(f"m{k}" for k in range(MODELS)), draw(MODELS, IDENTITY), draw(MODELS, IDENTITY),
-        -7.0 * ones, ones, ones, 1e-6 * ones,
-    )  # fmt: skip
+    std = np.full((MODELS, IDENTITY), 0.1, dtype=np.float32)
+    std[-1] = 0.4
+    pool = ModelPool("random", tuple(ModelSpec(f"m{k}", 1.0, 4.0) for k in range(MODELS)))
+    arms = Arms(pool.models, draw(MODELS, IDENTITY), std, -7.0 * ones, ones, ones, 1e-6 * ones)
     policy = LlmBanditPolicy(network, arms, FrozenSetPolicy.of(SetPolicyNetwork.seeded(SHAPE, 0)))
-    embedding, w, tokens = draw(1, DIMENSION), np.array([[0.6, 0.4]]), np.array([80.0])
-    wall, cpu = [], []
-    for _ in range(200 * rounds):
-        started = time.perf_counter(), time.process_time()
-        policy.action_probabilities(embedding, w, prompt_tokens=tokens)
-        wall.append(time.perf_counter() - started[0])
-        cpu.append(time.process_time() - started[1])
-    return {"decision_us_p50": 1e6 * statistics.median(wall), "decision_cpu_us": 1e6 * statistics.fmean(cpu)}
+    costs = CostModel(pool.prices_per_token_usd, 80.0, 1e-3 * ones)
+    return RouterBundle(policy, pool, EncoderIdentity("random", "0" * 64, "none", DIMENSION), costs, 0.01)
+
+
+def decision_us(rng: np.random.Generator, rounds: int) -> dict[str, float]:
+    """Return the time of one decision over MODELS candidates, given the embedding, in microseconds.
+
+    ``decision`` is the policy's own, ``answer`` the endpoint's with expected scores and costs, ``explore`` the same
+    with newcomers to try.
+    """
+    bundle = random_bundle(rng)
+    embeddings = 0.1 * rng.normal(size=(1, DIMENSION)).astype(np.float32)
+    w, tokens = np.array([[0.6, 0.4]]), np.array([80.0])
+    greedy = Decider(bundle)
+    exploring = Decider(bundle, exploration=ExplorationSettings(kind="newcomers"))
+    calls: dict[str, Callable[[], object]] = {
+        "decision": lambda: bundle.policy.action_probabilities(embeddings, w, prompt_tokens=tokens),
+        "answer": lambda: greedy.decide(embeddings[0], (0.6, 0.4), prompt_tokens=80.0),
+        "explore": lambda: exploring.decide(embeddings[0], (0.6, 0.4), prompt_tokens=80.0),
+    }
+    found = {}
+    for name, call in calls.items():
+        wall, cpu = [], []
+        for _ in range(200 * rounds):
+            started = time.perf_counter(), time.process_time()
+            call()
+            wall.append(time.perf_counter() - started[0])
+            cpu.append(time.process_time() - started[1])
+        found[f"{name}_us_p50"] = 1e6 * statistics.median(wall)
+        found[f"{name}_cpu_us"] = 1e6 * statistics.fmean(cpu)
+    return found
 
 
 class StockRouterEnv(RouterVectorEnv):
