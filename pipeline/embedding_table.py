@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ MANIFEST = "_manifest.json"
 
 ROW_GROUP_ROWS = 131_072
 """Larger tables are streamed piece by piece: 200 MB of 384 float32 entries."""
+
+READERS = 2
+"""Files that are read side by side."""
+
+BATCH_ROWS = 4096
+"""Rows decoded at once: small enough that the system need not find new memory for each."""
 
 PARQUET_OPTIONS: dict[str, Any] = {
     # Floats of unit vectors neither repeat nor compress: dictionary and codec only cost time.
@@ -137,26 +144,39 @@ def read_embeddings(
 def vectors_of(
     path: str | Path, prompt_ids: pl.Series
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Read the vectors of prompts, a file of the table at a time: (n, d) float32, and which were found, (n,).
+    """Read the vectors of prompts, files side by side: (n, d) float32, and which were found, (n,).
 
-    Memory beyond the result is one file's. Rows of prompts that were not found hold no meaning.
+    Vectors go a batch at a time to their rows of the result, so little memory is needed beside it. Rows of prompts
+    that were not found hold no meaning.
 
     Raises:
         InputError: see :func:`read_embeddings`.
     """
+    fs, files = data_files(str(path))
+    identity = read_identity(path)
     wanted = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("at")
+    vectors = np.empty((len(prompt_ids), identity.dimension), dtype=np.float32)
     found = np.zeros(len(prompt_ids), dtype=bool)
-    vectors: npt.NDArray[np.float32] | None = None
-    for _, table in _tables(str(path), ("prompt_id", VECTOR_COLUMN)):
-        part = to_matrix(table[VECTOR_COLUMN])
-        if vectors is None:
-            vectors = np.empty((len(prompt_ids), part.shape[1]), dtype=np.float32)
-        ids = to_polars(table.select(["prompt_id"])).with_row_index("row")
-        both = ids.join(wanted, on="prompt_id", how="inner").sort("at")
-        at, row = both["at"].to_numpy(), both["row"].to_numpy()
-        _copy_rows(part, row, vectors, at)
-        found[at] = True
-    assert vectors is not None  # a table has one file at least
+
+    def place(name: str) -> int:
+        with _opened(fs, name) as file:
+            _one_encoder(identity, identity_of(file.schema_arrow, name), name, files[0])
+            ids = to_polars(file.read(["prompt_id"], use_threads=False)).with_row_index("row")
+            both = ids.join(wanted, on="prompt_id", how="inner").sort("row")
+            row, at = both["row"].to_numpy(), both["at"].to_numpy()
+            first = 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=[VECTOR_COLUMN], use_threads=False):
+                part = to_matrix(batch.column(0))
+                here = slice(*np.searchsorted(row, [first, first + len(part)]))
+                _copy_rows(part, row[here] - first, vectors, at[here])
+                first += len(part)
+            found[at] = True
+            return first
+
+    # Arrow decodes a column of a file on one core, and lets go of Python's lock meanwhile.
+    with ThreadPoolExecutor(READERS) as pool:
+        rows = dict(zip(files, pool.map(place, files)))
+    _check_manifest(fs, str(path), rows)
     return vectors, found
 
 
@@ -166,10 +186,9 @@ def _copy_rows(
     target: npt.NDArray[np.float32],
     at: npt.NDArray[np.uint32],
 ) -> None:
-    """Copy ``source[rows]`` to ``target[at]``, ``at`` ascending, without a copy in between where rows run on."""
-    n = len(rows)
-    if n and int(rows[-1]) - int(rows[0]) == n - 1 == int(at[-1]) - int(at[0]) and (np.diff(rows) == 1).all():
-        target[at[0] : at[0] + n] = source[rows[0] : rows[0] + n]
+    """Copy ``source[rows]`` to ``target[at]``, without a copy in between where both run on."""
+    if len(rows) > 1 and (np.diff(rows) == 1).all() and (np.diff(at) == 1).all():
+        target[at[0] : at[0] + len(rows)] = source[rows[0] : rows[0] + len(rows)]
     else:
         target[at] = source[rows]
 
@@ -197,17 +216,11 @@ def read_table_of_vectors(uri: str, columns: Sequence[str] | None = None) -> tup
 def _tables(uri: str, columns: Sequence[str] | None) -> Iterator[tuple[EncoderIdentity, pa.Table]]:
     """Yield encoder and rows of one file after the other; after the last, the manifest is compared."""
     fs, files = data_files(uri)
-    local = isinstance(fs, LocalFileSystem)
     rows = {}
     first: EncoderIdentity | None = None
     for path in files:
-        try:
-            with nullcontext(path) if local else fs.open(path, "rb") as source:
-                table = pq.read_table(
-                    source, columns=columns and list(columns), memory_map=local, partitioning=None
-                )
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from None
+        with _opened(fs, path) as file:
+            table = file.read(None if columns is None else list(columns))
         first = _one_encoder(first, identity_of(table.schema, path), path, files[0])
         half = table.schema.field(VECTOR_COLUMN).type.value_type == pa.float16()
         spec = embeddings_spec(first.dimension, half=half)
@@ -215,6 +228,20 @@ def _tables(uri: str, columns: Sequence[str] | None) -> Iterator[tuple[EncoderId
         rows[path] = table.num_rows
         yield first, conform(TableSpec(spec.name, chosen, key=()), table, path)
     _check_manifest(fs, uri, rows)
+
+
+@contextmanager
+def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, a local one mapped; what cannot be read is an InputError."""
+    local = isinstance(fs, LocalFileSystem)
+    try:
+        with (
+            nullcontext(path) if local else fs.open(path, "rb") as source,
+            pq.ParquetFile(source, memory_map=local) as file,
+        ):
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
 
 
 def vector_batches(uri: str, rows: int) -> Iterator[tuple[str, EncoderIdentity, pa.Table]]:
@@ -226,13 +253,10 @@ def vector_batches(uri: str, rows: int) -> Iterator[tuple[str, EncoderIdentity, 
     fs, files = data_files(uri)
     first: EncoderIdentity | None = None
     for path in files:
-        try:
-            with fs.open(path, "rb") as stream, pq.ParquetFile(stream) as file:
-                first = _one_encoder(first, identity_of(file.schema_arrow, path), path, files[0])
-                for batch in file.iter_batches(rows, columns=["content_hash", VECTOR_COLUMN]):
-                    yield path, first, pa.Table.from_batches([batch])
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from None
+        with _opened(fs, path) as file:
+            first = _one_encoder(first, identity_of(file.schema_arrow, path), path, files[0])
+            for batch in file.iter_batches(rows, columns=["content_hash", VECTOR_COLUMN]):
+                yield path, first, pa.Table.from_batches([batch])
 
 
 def _one_encoder(
