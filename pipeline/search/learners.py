@@ -9,8 +9,10 @@ from typing import Any
 
 from pipeline import train_barp, train_outcome_model
 from pipeline.config import TradewindConfig
+from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.config.policy import BarpConfig, OutcomeModelSettings
 from pipeline.config.tune import Choices, Dimension, Interval
+from pipeline.search.llm_bandit import llm_bandit_config, llm_bandit_policy, llm_bandit_space
 from pipeline.search.objective import Judgement, Jury
 from policies.barp.policy import BarpPolicy
 from policies.base import Policy
@@ -24,8 +26,8 @@ class SearchableLearner:
     """What a search needs of a learner besides its configuration keys.
 
     Attributes:
-        algorithm_config: ``(config, tau_usd, arrays, embedding_dim, pool) -> OfflineConfig``; ``arrays`` is the
-            folder of memory-mapped columns that all trials share. Its ``train()`` is one epoch.
+        algorithm_config: ``(config, tau_usd, arrays, embedding_dim, pool)`` -> RLlib's configuration; ``arrays`` is
+            the folder of memory-mapped columns that all trials share. Its algorithm's ``train()`` is one epoch.
         judge: ``(jury, algorithm, models) -> Judgement`` of the current weights.
         policy: ``(algorithm, models) -> Policy`` of the current weights.
         epochs: longest training of a configuration.
@@ -34,7 +36,7 @@ class SearchableLearner:
         keeps_best: whether training returns its best epoch (then a trial counts by that) or its last.
     """
 
-    algorithm_config: Callable[[TradewindConfig, float, str, int, ModelPool], OfflineConfig]
+    algorithm_config: Callable[[TradewindConfig, float, str, int, ModelPool], Any]
     judge: Callable[[Jury, Any, tuple[str, ...]], Judgement]
     policy: Callable[[Any, tuple[str, ...]], Policy]
     epochs: Callable[[TradewindConfig], int]
@@ -101,6 +103,11 @@ def _barp(config: TradewindConfig) -> BarpConfig:
     return config.policy
 
 
+def _llm_bandit(config: TradewindConfig) -> LlmBanditSettings:
+    assert isinstance(config.policy, LlmBanditSettings)
+    return config.policy
+
+
 def _outcome_model_epochs(config: TradewindConfig) -> int:
     assert isinstance(config.policy, OutcomeModelSettings)
     return getattr(config.policy, config.train.mode).epochs
@@ -126,6 +133,15 @@ LEARNERS: dict[str, SearchableLearner] = {
         patience_epochs=lambda config: math.inf,
         space=outcome_model_space,
         keeps_best=False,
+    ),
+    "llm_bandit": SearchableLearner(
+        algorithm_config=llm_bandit_config,
+        judge=lambda jury, algorithm, models: jury.judge_policy(llm_bandit_policy(algorithm)),
+        policy=lambda algorithm, models: llm_bandit_policy(algorithm),
+        epochs=lambda config: max(1, _llm_bandit(config).ppo.iterations),
+        patience_epochs=lambda config: math.inf,
+        space=llm_bandit_space,
+        keeps_best=True,
     ),
 }
 """By ``policy.name``."""
