@@ -15,7 +15,8 @@ from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
-from pipeline.onboarding.newcomer import folder_name
+from pipeline.onboarding.answers import read_answers
+from pipeline.onboarding.newcomer import Newcomer, folder_name
 from policies.bundle import RouterBundle, TrainingMeans
 from policies.constants import BestSinglePolicy
 from policies.errors import InputError
@@ -33,6 +34,7 @@ models:
   dear: {input_price_per_mtok_usd: 2.0, output_price_per_mtok_usd: 5.0}
   free: {input_price_per_mtok_usd: 0.0, output_price_per_mtok_usd: 0.0}
   cheap: {input_price_per_mtok_usd: 0.1, output_price_per_mtok_usd: 0.1}
+  abacus: {kind: tool, price_per_call_usd: 0.002}
 """
 
 
@@ -43,10 +45,13 @@ class Case:
     pool: Path
     vectors: dict[str, np.ndarray]
 
-    def onboard(self, action, model=NEW, **keys):
+    def configured(self, action, model=NEW, **keys):
         update = {"action": action, "model": model, "pool": str(self.pool), **keys}
         changed = self.config.onboard.model_copy(update=update)
-        return onboard.run(self.config.model_copy(update={"onboard": changed}))
+        return self.config.model_copy(update={"onboard": changed})
+
+    def onboard(self, action, model=NEW, **keys):
+        return onboard.run(self.configured(action, model, **keys))
 
     def folder(self, model=NEW):
         return self.layout.root / "onboard" / folder_name(model)
@@ -122,6 +127,11 @@ def test_prices_scale_the_expected_price_and_choose_nothing(case, asked):
     dear = case.onboard("select", "dear", n_prompts=40)
     assert dear["prompt_id"].equals(asked["prompt_id"])
     np.testing.assert_allclose(dear["expected_cost_usd"], 10.0 * asked["expected_cost_usd"])
+
+
+def test_a_tool_costs_its_calls(case):
+    asked = case.onboard("select", "abacus", n_prompts=7)
+    assert asked["expected_cost_usd"].sum() == pytest.approx(7 * 0.002)
 
 
 def test_the_command_line_takes_the_action_as_a_word(case, capsys):
@@ -216,11 +226,11 @@ def test_costs_follow_from_tokens_and_held_out_answers_are_not_learned_from(case
         prompt_tokens=pl.lit(100),
         completion_tokens=pl.lit(160),
     )
-    case.onboard("fit", outcomes=path)
+    config = case.configured("fit", outcomes=path)
+    answers = read_answers(config, Newcomer.of(config))
     assert "3 of 43 answers are to held-out prompts" in capsys.readouterr().out
-    bundle = RouterBundle.load(case.folder() / "policy")
-    assert bundle.notes["onboarded"][0]["n_costs"] == 40
-    assert bundle.cost_model.mean_output_cost_usd[3] == pytest.approx(1e-4, rel=0.1)
+    assert answers["prompt_id"].equals(asked["prompt_id"])
+    assert answers["cost_usd"].to_list() == pytest.approx([1e-4] * 40)
 
 
 @pytest.mark.parametrize(
