@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from policies.llm_bandit.pretraining import PretrainSettings, pretrain
 from policies.llm_bandit.sampling import SetSampler
 from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
 from policies.llm_bandit.set_policy import FrozenSetPolicy
+from policies.rllib.recovery import begun_again, naming_lost_learners
 
 PPO_KEYS = ("reward", "policy_loss", "value_loss", "entropy")
 
@@ -44,6 +45,8 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
 
     A full table is learned from as a whole (``train.mode=simulated_online``), as published; in logged mode stage 1
     sees the logged entries and stage 2 is paid doubly robust estimates of the others.
+
+    When a remote learner dies, PPO begins again from the pretrained network and comes to the same result.
 
     Raises:
         InputError: no row has an observed outcome, or there are fewer prompts than folds.
@@ -63,9 +66,19 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
         torch.manual_seed(seed)
         pretrain(network, table, sampler, settings, seed=seed, record=_recorder(data, "pretrain"))
     judge = _Judge.of(model, data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        best, stage2 = reinforce(config, data, table, sampler, network, judge)
+    told: list[dict[str, Any]] = []
+
+    def record_once(line: dict[str, Any]) -> None:
+        if line not in told:
+            told.append(line)
+            data.record(line)
+
+    def stage2_from_its_start() -> tuple[SetPolicyNetwork, dict[str, Any]]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            return reinforce(config, replace(data, record=record_once), table, sampler, network, judge)
+
+    best, stage2 = begun_again(stage2_from_its_start)
     notes = {
         **stage2,
         "log_loss": model.log_loss[1],
@@ -95,10 +108,10 @@ def reinforce(
         try:
             with progress(settings.iterations, "ppo", unit="iteration") as bar:
                 for iteration in range(1, settings.iterations + 1):
-                    result = algorithm.train()
+                    with naming_lost_learners(algorithm.learner_group):
+                        result, current = algorithm.train(), algorithm.network()
                     line = {"stage": "ppo", "iteration": iteration, **{key: result[key] for key in PPO_KEYS}}
                     if iteration % settings.validate_every == 0 or iteration == settings.iterations:
-                        current = algorithm.network()
                         line["validation_reward"] = reward = judge.reward(current)
                         if reward > best_reward:
                             best, best_reward, best_iteration = current, reward, iteration

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.rllib.core.learner.learner_group import LearnerGroup
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 MAX_LOSSES = 3
 """Times that the same piece of training is begun again; learners that keep dying (of memory, say) are an error."""
@@ -47,3 +53,17 @@ def naming_lost_learners(group: LearnerGroup) -> Iterator[None]:
         if not lost(group):
             raise
         raise LearnerLostError(str(error).strip().splitlines()[0] if str(error) else repr(error)) from error
+
+
+def begun_again(work: Callable[[], Result]) -> Result:
+    """Return what ``work`` returns, begun again from its start where a learner died.
+
+    Raises:
+        LearnerLostError: that happened more than :data:`MAX_LOSSES` times.
+    """
+    for _ in range(MAX_LOSSES):
+        try:
+            return work()
+        except LearnerLostError as error:
+            log.warning("a learner died (%s); beginning again", error)
+    return work()
