@@ -78,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stage = STAGES[options.stage]
         overrides = stage_overrides(options.stage, options.overrides)
         config = load_config(overrides)
-        # A log from elsewhere is a question put to a run, not a part of it.
-        if stage.records and config.evaluate.log is None:
+        # A log from elsewhere or a suite of checks is a question put to a run, not a part of it.
+        asked = config.evaluate.log is not None or config.evaluate.suite is not None
+        if stage.records and not asked:
             record_config(config, overrides)
         result = import_module(f"pipeline.{options.stage}").run(config)
     except InputError as error:

@@ -34,7 +34,7 @@ def load_config(overrides: Sequence[str], *, conf_dir: Path = CONF_DIR) -> Trade
     [data.path=PATH]``, or for ``data=NAME`` where that is an option of the group. ``run=DIR`` names an
     existing run: its recorded overrides come first, those given now win. ``resume=PATH``, the folder of a
     search or of its run, stands for ``run=DIR tune.resume=DIR/tune``. ``log=PATH`` stands for
-    ``evaluate.log=PATH``.
+    ``evaluate.log=PATH``, ``suite=NAME`` for ``evaluate.suite=NAME``.
 
     Raises:
         InputError: an unknown key or group option, a wrong type or an out-of-range value, with the key's
@@ -127,7 +127,8 @@ def _pairs(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _spell_out(pairs: dict[str, str], conf_dir: Path) -> dict[str, str]:
-    named = {"evaluate.log" if key == "log" else key: value for key, value in pairs.items()}
+    short = {"log": "evaluate.log", "suite": "evaluate.suite"}
+    named = {short.get(key, key): value for key, value in pairs.items()}
     return _spell_out_resume(_spell_out_source(named, conf_dir))
 
 

@@ -5,7 +5,8 @@ setting of the dial, as batch routing does. The cost scale tau, the best single 
 settings of PerfGain and CostSave are fixed on training and validation prompts.
 
 It ends in a verdict on the policy against ``evaluate.incumbent``, from the paired differences on those prompts. A
-run that has a feedback log alone, or ``evaluate.log=PATH``, is evaluated off-policy (:mod:`pipeline.evaluate_log`).
+run that has a feedback log alone, or ``evaluate.log=PATH``, is evaluated off-policy (:mod:`pipeline.evaluate_log`);
+``suite=llm_bandit`` runs the checks of :mod:`pipeline.llm_bandit_suite` instead.
 
 Besides ``metrics.json`` and the report, ``tables/`` gets what is needed to check the figures elsewhere, for
 ``train``, ``test`` and ``ood``: ``SPLIT_outcomes.parquet`` (complete prompts: ``prompt_id``, ``model``,
@@ -31,6 +32,7 @@ from pipeline.console import progress, say
 from pipeline.health import checks
 from pipeline.join import load_feedback, load_outcomes, load_prompts
 from pipeline.layout import RunLayout
+from pipeline.llm_bandit_suite import suite
 from pipeline.ope_check import check_estimators, check_lines
 from pipeline.plain_json import plain, write_json
 from pipeline.regret import losses
@@ -67,6 +69,8 @@ def run(config: TradewindConfig) -> dict[str, Any]:
             answered by every model of the pool.
     """
     layout = RunLayout.of(config)
+    if config.evaluate.suite is not None:
+        return suite.run(config)
     if config.evaluate.log is not None or (layout.feedback.exists() and not layout.outcomes.exists()):
         return evaluate_log.run(config)
     bundle = RouterBundle.load(layout.need(layout.policy, "train"))

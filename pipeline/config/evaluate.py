@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.base import Config, Count, Fraction, NonNegative, PathOrUri, Positive, absolute
 from pipeline.config.baselines import BaselineNames
+from pipeline.config.llm_bandit_suite import LlmBanditSuiteConfig
 
 BEST_SINGLE_INCUMBENT = "best_single"
 LOGGED_INCUMBENT = "logged"
@@ -79,3 +80,13 @@ class EvaluateConfig(Config):
     clip: Positive = Field(description="largest weight of clipped IPS")
     switch: NonNegative = Field(description="weight above which Switch-DR trusts the prediction")
     verdict: VerdictConfig
+    suite: Literal["llm_bandit"] | None = Field(
+        description="run a suite of checks instead (short form: suite=llm_bandit)"
+    )
+    llm_bandit: LlmBanditSuiteConfig
+
+    @model_validator(mode="after")
+    def _gated(self) -> EvaluateConfig:
+        if self.gate and self.suite is not None:
+            raise ValueError(f"gate=true with suite={self.suite}: a suite gives no verdict; allowed: false")
+        return self
