@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pipeline.example.tools import run_tools
 from pipeline.train_llm_bandit import train_llm_bandit
 from pipeline.training import TrainingInputs
 from policies.base import greedy
+from policies.costs import CostModel
 from policies.datasets import OutcomeMatrix
 from policies.errors import InputError
 from policies.llm_bandit.policy import LlmBanditPolicy
@@ -135,6 +136,14 @@ def test_a_tool_that_was_asked_in_vain_is_paid_all_the_same():
     vain = rows.filter(pl.col("prompt_id").is_in([p.prompt_id for p in prompts if p.family == "translation"]))
     assert set(vain["score"]) == {0.0}
     assert set(rows["cost_usd"]) == {2e-6}
+
+
+def test_a_tool_never_called_is_expected_to_cost_its_price():
+    data = table(("swift-8b", "calculator"), [p for p in write_prompts(28, 0) if p.family in FAMILIES])
+    unseen = replace(data, costs_usd=np.where([True, False], data.costs_usd, np.nan))
+    for known in (data, unseen):
+        expected = CostModel.fit(known).expected_costs_usd(np.array([10.0, 5000.0]), 2)
+        assert expected[:, 1] == pytest.approx([2e-6, 2e-6])
 
 
 def test_tools_leave_the_models_as_they_are():

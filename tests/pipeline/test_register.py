@@ -88,6 +88,22 @@ def test_the_history_becomes_metrics_over_time(case, client):
     assert [point.value for point in points] == pytest.approx([0.0, 0.1, 0.2])
 
 
+def test_stages_of_a_training_have_metrics_of_their_own_counted_as_they_count(tmp_path):
+    lines = [
+        {"stage": "identity", "epoch": 1, "loss": 0.9},
+        {"stage": "pretrain", "step": 50, "imitation_loss": 0.5},
+        {"stage": "ppo", "iteration": 0, "validation_reward": 0.3},
+    ]
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {(metric.key, metric.step): metric.value for metric in register._history_metrics(path)}
+    assert found == {
+        ("train/identity/loss", 1): 0.9,
+        ("train/pretrain/imitation_loss", 50): 0.5,
+        ("train/ppo/validation_reward", 0): 0.3,
+    }
+
+
 def test_final_metrics_hold_what_was_measured_and_no_missing_value(case, client):
     metrics = client.get_run(case.first.run_id).data.metrics
     assert {k: v for k, v in metrics.items() if k.startswith("final/")} == {"final/test/mean_reward": 0.5}
