@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -310,7 +311,8 @@ def _results(calls: Any) -> list[Any]:
 
 
 def _set_state(learner: EpochLearner, reference: ray.ObjectRef) -> None:
-    learner.set_state(ray.get(reference))
+    # A copy: the optimiser would go on writing to the arrays of the object store, which all learners share.
+    learner.set_state(deepcopy(ray.get(reference)))
 
 
 def _sees(learner: EpochLearner, folder: Path) -> bool:
