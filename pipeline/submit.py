@@ -75,13 +75,10 @@ def submit(submission: Submission) -> int:
     command = ["python", "-m", "pipeline", submission.stage, *overrides, *["-v"] * submission.verbose]
     with tempfile.TemporaryDirectory(prefix="tradewind-job-") as folder:
         n_files = stage_working_dir(Path(folder))
-        runtime_env: dict[str, Any] = {"working_dir": folder, "env_vars": submission.environment}
-        if submission.install:
-            runtime_env["pip"] = job_requirements()
         job_id = _started(
             client,
             entrypoint=shlex.join(command),
-            runtime_env=runtime_env,
+            runtime_env=runtime_env(submission, folder),
             entrypoint_num_cpus=submission.num_cpus,
             entrypoint_num_gpus=submission.num_gpus,
             metadata={"stage": submission.stage},
@@ -154,6 +151,18 @@ def connect(address: str) -> JobSubmissionClient:
             f"{address}: runs Ray {there}, this is Ray {ray.__version__}; allowed: the same minor"
         )
     return client
+
+
+def runtime_env(submission: Submission, folder: str) -> dict[str, Any]:
+    """Return what Ray sets up on each node for the job: the files of ``folder``, variables and, if asked, packages.
+
+    Raises:
+        InputError: packages are asked for and the lock file is missing.
+    """
+    wanted: dict[str, Any] = {"working_dir": folder, "env_vars": submission.environment}
+    if submission.install:
+        wanted["pip"] = job_requirements()
+    return wanted
 
 
 def job_requirements() -> list[str]:

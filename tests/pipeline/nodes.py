@@ -16,6 +16,7 @@ ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # Ray's own limit is short for a busy machine
     "PYTHONPATH": "",
     # As after activating the environment: a job's `python` is the one that its node finds first.
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

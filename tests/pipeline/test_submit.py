@@ -1,169 +1,22 @@
-"""Jobs on a cluster of two nodes started with `ray start`, through the command line as a user meets it."""
+"""What a submitted job is made of, and what is refused before one is sent; jobs that run: test_cluster.py."""
 
-import os
-import pty
-import re
-import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import ray
 from packaging.requirements import Requirement
+from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+from ray.runtime_env import RuntimeEnv
 
-from pipeline import ingest
 from pipeline.__main__ import main
-from pipeline.compose import load_config, record_config
-from pipeline.embedding_table import read_embeddings
-from pipeline.layout import RunLayout
 from pipeline.lock import installed_closure, read_lock
-from pipeline.submit import checked_overrides, job_requirements, stage_working_dir
+from pipeline.submit import Submission, checked_overrides, runtime_env, stage_working_dir
 from policies.errors import InputError
-from tests.pipeline.nodes import ENVIRONMENT, Relay, free_port, kill_all_of, start_node, wait_until
+from tests.pipeline.nodes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def answers(url):
-    try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def address():
-    """Dashboard of a head that has no CPU, so that work goes to the second node."""
-    folder = Path(tempfile.mkdtemp(prefix="tw-"))  # short: socket paths below it are limited to 107 bytes
-    gcs, dashboard = free_port(), free_port()
-    try:
-        start_node(
-            folder,
-            "--head",
-            f"--port={gcs}",
-            "--num-cpus=0",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}",
-            f"--temp-dir={folder}",
-        )
-        url = f"http://127.0.0.1:{dashboard}"
-        wait_until(lambda: answers(f"{url}/api/version"), (folder / "ray.log").read_text)
-        start_node(folder, f"--address=127.0.0.1:{gcs}", "--num-cpus=1")
-        yield url
-    finally:
-        kill_all_of(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def tradewind(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
-        timeout=240,
-        check=False,
-    )
-
-
-def ingested(folder, n_prompts):
-    overrides = [f"run.root={folder}", "run.name=job", f"data.example.n_prompts={n_prompts}"]
-    config = load_config(overrides)
-    record_config(config, overrides)
-    ingest.run(config)
-    return RunLayout.of(config)
-
-
-def test_a_stage_runs_on_the_second_node_and_its_log_comes_back(address, tmp_path):
-    layout = ingested(tmp_path, 200)
-    done = tradewind("submit", address, "embed", f"run={layout.root}", "--no-env")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "embed: 200 prompts" in done.stdout
-    assert "succeeded, exit code 0" in done.stderr
-    assert len(read_embeddings(layout.embeddings)[0]) == 200
-
-
-def test_the_jobs_exit_code_is_returned(address, tmp_path):
-    done = tradewind(
-        "submit",
-        address,
-        "ingest",
-        "data=tables",
-        "data.prompts=missing.parquet",
-        "data.outcomes=missing.parquet",
-        f"run.dir={tmp_path}/run",
-        "--no-env",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    # Relative paths are those of the caller, not of the job's copy of the checkout.
-    assert f"error: {tmp_path}/missing.parquet: no such file" in done.stdout
-
-
-def interrupt(arguments, answer, *, after, meanwhile=lambda: None):
-    """Run a command on a terminal, press Ctrl-C once ``after`` was printed, answer, and return (code, output).
-
-    ``meanwhile`` is called in between.
-    """
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *arguments],
-        stdin=slave,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-        cwd=ROOT,
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
-    )
-    printed = ""
-    assert process.stdout is not None
-    while after not in printed:
-        line = process.stdout.readline()
-        assert line, printed
-        printed += line
-    meanwhile()
-    process.send_signal(signal.SIGINT)
-    os.write(master, f"{answer}\n".encode())
-    rest, _ = process.communicate(timeout=120)
-    os.close(master)
-    os.close(slave)
-    return process.returncode, printed + rest
-
-
-def test_ctrl_c_leaves_the_job_running_or_stops_it(address, tmp_path):
-    layout = ingested(tmp_path, 5000)
-    arguments = ["submit", address, "embed", f"run={layout.root}", "encoder.block_rows=64", "--no-env"]
-    code, printed = interrupt(arguments, "n", after="embed: 5000 prompts")
-    assert code == 130
-    follow = re.search(r"left running\. Follow it again: python -m pipeline (attach \S+ \S+)", printed)
-    assert follow, printed
-    relay = Relay(int(address.rpartition(":")[2]))
-    attach = ["attach", f"http://127.0.0.1:{relay.port}", follow.group(1).split()[2]]
-
-    def lose_connection():
-        relay.cut()
-        wait_until(lambda: relay.n_open > 0, lambda: "the client did not come back")
-        time.sleep(2)  # time to show all again, if it would
-
-    code, printed = interrupt(attach, "y", after="embed: 5000 prompts", meanwhile=lose_connection)
-    relay.close()
-    assert code == 130
-    assert printed.count("embed: 5000 prompts") == 1
-    assert printed.splitlines()[-1].endswith(": stopped"), printed
-    assert not layout.embeddings.exists()
-
-
-def test_a_job_that_is_not_there_is_named_with_those_that_are(address):
-    done = tradewind("attach", address, "raysubmit_none")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: raysubmit_none: no such job at {address}; there are: ")
 
 
 def test_an_address_where_nothing_answers_is_an_input_error(capsys):
@@ -219,10 +72,34 @@ def test_without_git_the_packages_travel(tmp_path):
     assert stage_working_dir(tmp_path / "target", tmp_path / "checkout") == 2
 
 
-def test_jobs_install_the_lock_file_but_not_ray():
-    names = [Requirement(line).name for line in job_requirements()]
-    assert "ray" not in names
-    assert {"torch", "polars", "mlflow"} <= set(names)
+def test_jobs_install_the_lock_file_but_not_ray(tmp_path):
+    """Ray is the cluster's; builds of PyTorch (`+cpu`, CUDA libraries) are the nodes' matter."""
+    wanted = RuntimeEnv(**runtime_env(Submission("http://127.0.0.1:1", "embed"), str(tmp_path)))
+    pinned = wanted.pip_config()["packages"]
+    assert sorted([*pinned, f"ray=={ray.__version__}"]) == sorted(read_lock())
+    assert not [line for line in pinned if "+" in line or line.startswith(("nvidia-", "triton"))]
+
+
+def test_without_packages_only_files_and_variables_are_sent(tmp_path):
+    submission = Submission("http://127.0.0.1:1", "embed", install=False, environment={"AWS_PROFILE": "data"})
+    wanted = RuntimeEnv(**runtime_env(submission, str(tmp_path)))
+    assert wanted.to_dict() == {"working_dir": str(tmp_path), "env_vars": {"AWS_PROFILE": "data"}}
+
+
+def test_a_job_with_packages_needs_the_lock_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.submit.LOCK_FILE", tmp_path / "requirements.lock")
+    with pytest.raises(InputError, match=r"missing; write it with `make lock`, or submit with --no-env"):
+        runtime_env(Submission("http://127.0.0.1:1", "embed"), str(tmp_path))
+
+
+def test_the_checkouts_own_files_travel_and_fit_a_package_of_ray(tmp_path):
+    stage_working_dir(tmp_path)
+    sent = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"pipeline/submit.py", "policies/base.py", "serve/app.py", "conf/config.yaml"} <= sent
+    assert not [
+        name for name in sent if name.startswith((".venv/", ".git/", "runs/")) or "__pycache__" in name
+    ]
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < GCS_STORAGE_MAX_SIZE
 
 
 def test_the_lock_file_satisfies_every_dependency_of_the_project():
