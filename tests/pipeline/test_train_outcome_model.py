@@ -1,12 +1,7 @@
 """The train stage with the outcome model: what it keeps, what it measures."""
 
-import os
-import signal
-from threading import Timer
-
 import numpy as np
 import polars as pl
-import psutil
 import pytest
 
 from pipeline import ingest, train
@@ -15,7 +10,7 @@ from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
 from pipeline.train_outcome_model import algorithm_config, fit
-from pipeline.training import HistoryFile, TrainingInputs
+from pipeline.training import TrainingInputs
 from policies.bundle import EncoderIdentity
 from policies.preference import dial_grid, preferences_from_w_cost, reward
 from policies.rllib.columns import TRAIN, training_columns, write_columns
@@ -121,29 +116,3 @@ def test_divergence_gives_the_router_of_the_last_good_epoch(ray_session, run, tm
     assert notes["epochs"] == 3
     assert np.array_equal(policy.head, heads[-1])
     assert np.isfinite(policy.head).all()
-
-
-def learner_processes():
-    found = psutil.Process().children(recursive=True)
-    return [p.pid for p in found if p.cmdline() and p.cmdline()[0].startswith("ray::_WrappedExecutable")]
-
-
-def test_a_killed_learner_changes_nothing_of_the_result(ray_session, run, monkeypatch):
-    config, layout = run
-    undisturbed = train.run(config)
-    history = layout.history.read_text()
-    remote = config.model_copy(update={"train": config.train.model_copy(update={"num_learners": 1})})
-    record, killed = HistoryFile.record, []
-
-    def kill_in_the_third_epoch(self, line):
-        record(self, line)
-        if line["epoch"] == 2:
-            killed.extend(learner_processes())
-            Timer(0.002, os.kill, (killed[0], signal.SIGKILL)).start()
-
-    monkeypatch.setattr(HistoryFile, "record", kill_in_the_third_epoch)
-    bundle = train.run(remote)
-    assert len(killed) == 1
-    assert not psutil.pid_exists(killed[0])
-    assert bundle.policy_version == undisturbed.policy_version, "a hash of all that was learned"
-    assert layout.history.read_text() == history

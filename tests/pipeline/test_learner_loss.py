@@ -1,0 +1,52 @@
+"""A remote learner is killed in the middle of training: the result is that of an undisturbed run, bit for bit."""
+
+import os
+import signal
+from threading import Timer
+
+import psutil
+import pytest
+
+from pipeline import train
+from pipeline.layout import RunLayout
+from pipeline.training import HistoryFile
+from tests.pipeline.test_train_outcome_model import run  # noqa: F401
+
+
+def learner_processes():
+    found = psutil.Process().children(recursive=True)
+    return [p.pid for p in found if p.cmdline() and p.cmdline()[0].startswith("ray::_WrappedExecutable")]
+
+
+@pytest.fixture
+def losing_a_learner(monkeypatch):
+    """Return what makes training lose a learner after the history's line of a number, and the ids of those lost."""
+    record, lost = HistoryFile.record, []
+
+    def lose(key, number, delay_s):
+        def killing(self, line):
+            record(self, line)
+            if line.get(key) == number and not lost:
+                lost.extend(learner_processes())
+                Timer(delay_s, os.kill, (lost[0], signal.SIGKILL)).start()
+
+        monkeypatch.setattr(HistoryFile, "record", killing)
+        return lost
+
+    return lose
+
+
+def trained(config, num_learners):
+    """Train with so many remote learners; return a hash of all that was learned, and the history."""
+    learners = config.train.model_copy(update={"num_learners": num_learners})
+    bundle = train.run(config.model_copy(update={"train": learners}))
+    return bundle.policy_version, RunLayout.of(config).history.read_text()
+
+
+def test_the_outcome_model_goes_on_from_its_last_whole_epoch(ray_session, run, losing_a_learner):  # noqa: F811
+    config, _ = run
+    undisturbed = trained(config, num_learners=0)
+    lost = losing_a_learner("epoch", 2, delay_s=0.002)  # within the third
+    assert trained(config, num_learners=1) == undisturbed
+    assert len(lost) == 1
+    assert not psutil.pid_exists(lost[0])
