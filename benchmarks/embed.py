@@ -18,10 +18,8 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +31,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
 import polars as pl
-import psutil
 import pyarrow as pa
 
+from benchmarks.process_costs import CpuClock
 from pipeline.cluster import ray_session
 from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
@@ -137,36 +135,6 @@ def _stage_rates(prompts: pa.Table, config: TradewindConfig, store: Path) -> Rat
     done = prompts.num_rows - actors * config.encoder.block_rows
     rate = done / ((finished[-1] - finished[actors - 1]) / 1e9)
     return Rates(rate, cores / rate, total)
-
-
-class CpuClock(threading.Thread):
-    """Takes the CPU time of this process and its descendants, from when ``begun`` holds until one of them ends."""
-
-    def __init__(self, begun: Callable[[], bool]) -> None:
-        super().__init__(daemon=True)
-        self._begun = begun
-        self._ended = threading.Event()
-        self._samples: list[tuple[float, float]] = []
-
-    def run(self) -> None:
-        while not self._begun():
-            if self._ended.wait(0.05):
-                return
-        own = psutil.Process()
-        family = [own, *own.children(recursive=True)]
-        with suppress(psutil.NoSuchProcess):
-            while True:
-                cpu = sum(sum(process.cpu_times()[:2]) for process in family)
-                self._samples.append((time.perf_counter(), cpu))
-                if self._ended.wait(0.5):
-                    return
-
-    def stop(self) -> float:
-        """Return how many cores were busy on average."""
-        self._ended.set()
-        self.join()
-        (start, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (end - start)
 
 
 def _bare_rates(texts: list[str], options: argparse.Namespace, config: TradewindConfig) -> Rates:

@@ -27,7 +27,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.process_memory import Memory, in_process
+from benchmarks.process_costs import Memory, in_process
 from pipeline.compose import load_config
 from pipeline.console import configure_logging
 from pipeline.layout import RunLayout
@@ -88,7 +88,8 @@ def _write_prompts(overrides: tuple[str, ...], n: int) -> dict[str, Any]:
             numbers = range(start, min(n, start + GROUP_ROWS))
             ids = [f"prompt-{i:012d}" for i in numbers]
             # Every tenth text is a copy of another row's.
-            texts = [f"What is {i - i % 10 if i % 10 == 9 else i} times {i % 7}?" for i in numbers]
+            originals = [i - 9 if i % 10 == 9 else i for i in numbers]
+            texts = [f"What is {i} times {i % 7}?" for i in originals]
             file.write_table(pa.table([ids, texts, [None] * len(ids)], schema=PROMPTS.schema))
     return {}
 

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.process_memory import Memory, in_process
+from benchmarks.process_costs import Memory, in_process
 from pipeline.embedding_parts import PART_ROWS, part_edges
 from pipeline.embedding_table import PARQUET_OPTIONS, identity_metadata, to_arrow_vectors
 from pipeline.layout import RunLayout
@@ -74,20 +74,22 @@ def _measure(root: Path, n: int, rounds: int) -> dict[str, Any]:
     ordered = pl.Series("prompt_id", _ids(0, n))
     result: dict[str, Any] = {"vectors_mb": 0}
     for name, ids in {"in_order": ordered, "shuffled": ordered.shuffle(seed=0)}.items():
-        seconds = []
-        for round_ in range(rounds):
-            memory = Memory()
-            memory.start()
-            start = time.perf_counter()
+        memory = Memory()
+        memory.start()
+        tensor = torch.from_numpy(embeddings_of(RunLayout(root), ids))
+        result[f"{name}_peak_growth_mb"] = memory.stop()["driver_private_growth_mb"]
+        result["vectors_mb"] = round(tensor.nbytes / 2**20)
+        del tensor
+        seconds, cpu = [], []
+        for _ in range(rounds):
+            start, spent = time.perf_counter(), time.process_time()
             tensor = torch.from_numpy(embeddings_of(RunLayout(root), ids))
             seconds.append(time.perf_counter() - start)
-            peaks = memory.stop()
-            if round_ == 0:
-                result[f"{name}_peak_growth_mb"] = peaks["driver_private_growth_mb"]
-            result["vectors_mb"] = round(tensor.nbytes / 2**20)
+            cpu.append(time.process_time() - spent)
             del tensor
         result[f"{name}_s"] = round(statistics.median(seconds), 2)
         result[f"{name}_s_rounds"] = [round(s, 2) for s in seconds]
+        result[f"{name}_cpu_s"] = round(statistics.median(cpu), 2)
     return result
 
 

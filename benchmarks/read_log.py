@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.process_memory import MEBIBYTE, Memory, in_process
+from benchmarks.process_costs import MEBIBYTE, Memory, in_process
 from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
 from pipeline.console import configure_logging

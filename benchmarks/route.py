@@ -1,10 +1,10 @@
 """Batch routing: the route stage against the bare batched forward pass of the same policy on the same cores.
 
 Both sides decide the same synthetic vectors over the dial with a BaRP network of the default shape, one thread a
-process, in alternating rounds. The stage's rate is taken between two table sizes, which leaves its start-up out;
-the time of the larger one, start included, is printed as well. One JSON line.
+process, in alternating rounds. The stage is measured at steady state, from the first block of each actor to the last
+block; its CPU time is that of driver, actors and Ray itself. One JSON line.
 
-    python benchmarks/route.py [--rows 20000] [--processes 2] [--rounds 3]
+    python -m benchmarks.route [--rows 65536] [--block-rows 4096] [--processes 2] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -27,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.process_costs import CpuClock
 from pipeline import route
 from pipeline.cluster import ray_session
 from pipeline.compose import load_config
@@ -46,51 +50,88 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=20_000, help="of the smaller table; the larger has 3x")
+    parser.add_argument("--rows", type=int, default=65_536)
+    parser.add_argument("--block-rows", type=int, default=4096)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     configure_logging(show_all=False)
-    config = load_config([f"cluster.num_cpus={options.processes}"])
-    small, large = options.rows, 3 * options.rows
-    vectors = np.random.default_rng(0).normal(size=(large, DIMENSION)).astype(np.float32)
+    config = load_config([f"cluster.num_cpus={options.processes}", f"route.block_rows={options.block_rows}"])
+    n = options.rows
+    vectors = np.random.default_rng(0).normal(size=(n, DIMENSION)).astype(np.float32)
     prompts = pa.table(
-        [[f"p{i}" for i in range(large)], ["What is the time?"] * large, [None] * large],
-        schema=PROMPTS.schema,
+        [[f"p{i}" for i in range(n)], ["What is the time?"] * n, [None] * n], schema=PROMPTS.schema
     )
     grid = dial_grid()
-    stage, whole, bare = [], [], []
+    rounds = []
     with tempfile.TemporaryDirectory() as folder, ray_session(config):
         bundle = Path(folder) / "policy"
         _save_bundle(bundle, config)
-        for round_ in range(options.rounds + 1):
-            seconds = {}
-            for n in (small, large):
-                start = time.perf_counter()
-                route._decide_all(prompts.slice(0, n), vectors[:n], grid, bundle, config)
-                seconds[n] = time.perf_counter() - start
-            bare_rate = _bare_rate(bundle, large, config.route.block_rows, options.processes)
-            if round_ == 0:
-                continue  # worker processes start and modules load
-            stage.append((large - small) / (seconds[large] - seconds[small]))
-            whole.append(large / seconds[large])
-            bare.append(bare_rate)
-    ratios = [s / b for s, b in zip(stage, bare)]
+        for _ in range(options.rounds):
+            stage = _stage_rates(lambda: route._decide_all(prompts, vectors, grid, bundle, config), options)
+            rounds.append((stage, _bare_rates(bundle, options)))
+    ratios = [stage.prompts_per_s / bare.prompts_per_s for stage, bare in rounds]
+    cpu = [stage.cpu_s_per_prompt / bare.cpu_s_per_prompt for stage, bare in rounds]
     print(
         json.dumps(
             {
                 "benchmark": "route",
-                "rows": large,
+                "rows": n,
                 "dial_settings": len(grid),
                 "processes": options.processes,
-                "stage_prompts_per_s": round(statistics.median(stage), 1),
-                "stage_with_start_prompts_per_s": round(statistics.median(whole), 1),
-                "bare_prompts_per_s": round(statistics.median(bare), 1),
+                "stage_prompts_per_s": round(statistics.median(s.prompts_per_s for s, _ in rounds), 1),
+                "bare_prompts_per_s": round(statistics.median(b.prompts_per_s for _, b in rounds), 1),
                 "stage_over_bare": round(statistics.median(ratios), 3),
                 "stage_over_bare_rounds": [round(ratio, 3) for ratio in ratios],
+                "bare_cpu_ms_per_prompt": round(
+                    statistics.median(1e3 * b.cpu_s_per_prompt for _, b in rounds), 3
+                ),
+                "stage_over_bare_cpu": round(statistics.median(cpu), 3),
+                "stage_over_bare_cpu_rounds": [round(ratio, 3) for ratio in cpu],
+                "start_s": round(statistics.median(s.start_s for s, _ in rounds), 2),
             }
         )
     )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one side of one round; ``start_s`` is the stage's time until each actor has given a block."""
+
+    prompts_per_s: float
+    cpu_s_per_prompt: float
+    start_s: float = float("nan")
+
+
+@dataclass
+class Arrivals:
+    """Stands in for the progress bar and notes when blocks arrive."""
+
+    times: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def __enter__(self) -> Arrivals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, rows: int) -> None:
+        self.times.append(time.perf_counter())
+        self.rows.append(rows)
+
+
+def _stage_rates(decide_all: Callable[[], object], options: argparse.Namespace) -> Rates:
+    arrivals = Arrivals()
+    clock = CpuClock(lambda: len(arrivals.rows) >= options.processes)
+    with mock.patch.object(route, "progress", return_value=arrivals):
+        clock.start()
+        start = time.perf_counter()
+        decide_all()
+    cores = clock.stop()
+    warm = options.processes
+    rate = sum(arrivals.rows[warm:]) / (arrivals.times[-1] - arrivals.times[warm - 1])
+    return Rates(rate, cores / rate, arrivals.times[warm - 1] - start)
 
 
 def _save_bundle(directory: Path, config: Any) -> None:
@@ -106,19 +147,21 @@ def _save_bundle(directory: Path, config: Any) -> None:
     ).save(directory)
 
 
-def _bare_rate(bundle: Path, rows: int, block_rows: int, processes: int) -> float:
+def _bare_rates(bundle: Path, options: argparse.Namespace) -> Rates:
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes)
-    results: multiprocessing.Queue[tuple[float, float]] = context.Queue()
-    arguments = (bundle, rows // processes, block_rows, barrier, results)
-    workers = [context.Process(target=_decide_blocks, args=arguments) for _ in range(processes)]
+    barrier = context.Barrier(options.processes)
+    results: multiprocessing.Queue[tuple[float, float, float]] = context.Queue()
+    rows = options.rows // options.processes
+    arguments = (bundle, rows, options.block_rows, barrier, results)
+    workers = [context.Process(target=_decide_blocks, args=arguments) for _ in range(options.processes)]
     for worker in workers:
         worker.start()
     spans = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    done = rows // processes * processes
-    return done / (max(end for _, end in spans) - min(start for start, _ in spans))
+    done = rows * options.processes
+    wall = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
+    return Rates(done / wall, sum(cpu for _, _, cpu in spans) / done)
 
 
 def _decide_blocks(bundle: Path, rows: int, block_rows: int, barrier: Any, results: Any) -> None:
@@ -128,11 +171,11 @@ def _decide_blocks(bundle: Path, rows: int, block_rows: int, barrier: Any, resul
     grid = dial_grid()
     route.decide(policy, vectors[:64], np.ones(64), grid, None)
     barrier.wait()
-    start = time.time()
+    start, cpu = time.time(), time.process_time()
     for at in range(0, rows, block_rows):
         block = vectors[at : at + block_rows]
         route.decide(policy, block, np.ones(len(block)), grid, None)
-    results.put((start, time.time()))
+    results.put((start, time.time(), time.process_time() - cpu))
 
 
 if __name__ == "__main__":

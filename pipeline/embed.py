@@ -55,7 +55,7 @@ def run(config: TradewindConfig) -> None:
         writer = TableWriter(layout.embeddings, prompts, job.store)
         stack.callback(writer.discard)
         for places in job.rounds():
-            if writer.parts > 1:
+            if writer.needs_ray:
                 stack.enter_context(ray_session(config))
             if writer.write(places):
                 writer.publish(job.counts)

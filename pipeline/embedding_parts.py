@@ -27,8 +27,11 @@ from pipeline.tables import write_table
 from policies.encoder import content_hash
 from policies.schemas import embeddings_spec
 
-PART_ROWS = 131_072
-"""Most rows of a part: 200 MB of 384 float32 entries."""
+PART_ROWS = 32_768
+"""Most rows of a part: 50 MB of 384 float32 entries, of which a writer holds about three times as much."""
+
+PARTS_ALONE = 8
+"""Up to so many parts are written by the driver: starting Ray takes longer."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +111,23 @@ class TableWriter:
         self._done: dict[int, PartFile] = {}
 
     @property
-    def parts(self) -> int:
-        """Number of files that the table will have."""
-        return len(self._edges)
+    def needs_ray(self) -> bool:
+        """Whether parts are written by Ray tasks."""
+        return len(self._edges) > PARTS_ALONE
 
     def write(self, places: Places) -> bool:
         """Write the parts that are not there yet; return whether all are.
 
-        Several parts are written by Ray tasks, which must have been initialised, a CPU each.
+        Many parts are written by Ray tasks, a CPU each; Ray is initialised where it is needed.
 
         Args:
             places: of all rows of the table.
         """
-        todo = [number for number in range(self.parts) if number not in self._done]
-        if self.parts == 1:
+        todo = [number for number in range(len(self._edges)) if number not in self._done]
+        if not self.needs_ray:
             for number in todo:
                 self._keep(number, _try_part(*self._arguments(number, places)))
-            return len(self._done) == self.parts
+            return len(self._done) == len(self._edges)
         task = ray.remote(num_cpus=1)(_try_part)
         at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
         running: deque[tuple[int, Any]] = deque()
@@ -135,11 +138,11 @@ class TableWriter:
             running.append((number, task.remote(*self._arguments(number, places))))
         for number, reference in running:
             self._keep(number, ray.get(reference))
-        return len(self._done) == self.parts
+        return len(self._done) == len(self._edges)
 
     def publish(self, counts: Counts) -> None:
         """Write the manifest and put the finished folder in its place."""
-        files = [self._done[number] for number in range(self.parts)]
+        files = [self._done[number] for number in range(len(self._edges))]
         manifest = {
             **asdict(counts),
             "encoder": asdict(self._store.identity),

@@ -191,10 +191,12 @@ def test_the_manifest_tells_counts_hashes_and_encoder(embedded):
     }
 
 
-def test_a_large_table_is_several_parts_of_equal_size(embedded, monkeypatch):
+@pytest.mark.parametrize("alone", [1, 3], ids=["by Ray tasks", "by the driver"])
+def test_a_large_table_is_several_parts_of_equal_size(embedded, monkeypatch, alone):
     root, first, ids, texts = embedded
     monkeypatch.setattr(embedding_parts, "PART_ROWS", 7)
-    config = _config(root, "run.name=parts")
+    monkeypatch.setattr(embedding_parts, "PARTS_ALONE", alone)
+    config = _config(root, f"run.name=parts{alone}")
     _write_prompts(config, texts)
     embed.run(config)
     folder = RunLayout.of(config).embeddings

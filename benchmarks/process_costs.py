@@ -1,12 +1,17 @@
-"""Work in a process of its own, and the peak memory of a process and of Ray's workers."""
+"""Work in a process of its own, and what processes cost: peak memory, and CPU with that of all descendants."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 MEBIBYTE = 2**20
 
@@ -86,3 +91,33 @@ def _is_worker(process: Path) -> bool:
     except OSError:
         pass
     return False
+
+
+class CpuClock(threading.Thread):
+    """Takes the CPU time of this process and its descendants, from when ``begun`` holds until one of them ends."""
+
+    def __init__(self, begun: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self._begun = begun
+        self._ended = threading.Event()
+        self._samples: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        while not self._begun():
+            if self._ended.wait(0.05):
+                return
+        own = psutil.Process()
+        family = [own, *own.children(recursive=True)]
+        with suppress(psutil.NoSuchProcess):
+            while True:
+                cpu = sum(sum(process.cpu_times()[:2]) for process in family)
+                self._samples.append((time.perf_counter(), cpu))
+                if self._ended.wait(0.5):
+                    return
+
+    def stop(self) -> float:
+        """Return how many cores were busy on average."""
+        self._ended.set()
+        self.join()
+        (start, before), (end, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (end - start)
