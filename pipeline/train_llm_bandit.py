@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,11 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
             data.record(line)
 
     def stage2_from_its_start() -> tuple[SetPolicyNetwork, dict[str, Any]]:
+        scratch = Path(tempfile.mkdtemp(prefix="ppo-", dir=data.scratch))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            return reinforce(config, replace(data, record=record_once), table, sampler, network, judge)
+            own = replace(data, record=record_once, scratch=scratch)
+            return reinforce(config, own, table, sampler, network, judge)
 
     best, stage2 = begun_again(stage2_from_its_start)
     notes = {

@@ -33,7 +33,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Cluster:
-    """A head that has no CPU, so that work goes to the other nodes, and two nodes of one CPU each."""
+    """Two nodes of one CPU each, the head and one other: of two encoder actors, one is on either.
+
+    More nodes on one machine would be in each other's way: they share the folder into which a job's files are unpacked,
+    and each does so anew when it first needs them.
+    """
 
     folder: Path
     gcs: int
@@ -48,7 +52,7 @@ class Cluster:
             folder,
             "--head",
             f"--port={gcs}",
-            "--num-cpus=0",
+            "--num-cpus=1",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}",
             f"--temp-dir={folder}",
@@ -56,9 +60,8 @@ class Cluster:
         )
         log = (folder / "ray.log").read_text
         wait_until(lambda: answers(f"{cluster.dashboard}/api/version"), log)
-        for name in ("first", "second"):
-            cluster.add_node(name)
-        wait_until(lambda: log().count("will now block") == 3, log)
+        cluster.add_node("second")
+        wait_until(lambda: log().count("will now block") == 2, log)
         return cluster
 
     def add_node(self, name):

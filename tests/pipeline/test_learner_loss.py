@@ -10,6 +10,8 @@ import pytest
 from pipeline import train
 from pipeline.layout import RunLayout
 from pipeline.training import HistoryFile
+from tests.pipeline.test_train import tables  # noqa: F401
+from tests.pipeline.test_train_llm_bandit import quick
 from tests.pipeline.test_train_outcome_model import run  # noqa: F401
 
 
@@ -47,6 +49,16 @@ def test_the_outcome_model_goes_on_from_its_last_whole_epoch(ray_session, run, l
     config, _ = run
     undisturbed = trained(config, num_learners=0)
     lost = losing_a_learner("epoch", 2, delay_s=0.002)  # within the third
+    assert trained(config, num_learners=1) == undisturbed
+    assert len(lost) == 1
+    assert not psutil.pid_exists(lost[0])
+
+
+def test_llm_bandit_begins_ppo_again(ray_session, tables, tmp_path, losing_a_learner):  # noqa: F811
+    config, _ = quick(tables, tmp_path / "run")
+    # A learner of its own process draws its minibatches from numbers of its own.
+    undisturbed = trained(config, num_learners=1)
+    lost = losing_a_learner("iteration", 1, delay_s=0.0)
     assert trained(config, num_learners=1) == undisturbed
     assert len(lost) == 1
     assert not psutil.pid_exists(lost[0])
