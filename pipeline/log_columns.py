@@ -219,9 +219,7 @@ def eligible_mask(log: pl.DataFrame, models: Sequence[str]) -> npt.NDArray[np.bo
     return mask
 
 
-def event_numbers(
-    log: pl.DataFrame, estimated_prompt_tokens: npt.NDArray[np.float64]
-) -> dict[str, Any]:
+def event_numbers(log: pl.DataFrame, estimated_prompt_tokens: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Return the fields of :class:`LoggedFeedback` that are numbers of the log; a missing outcome is NaN.
 
     Args:

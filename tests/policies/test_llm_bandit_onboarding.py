@@ -71,7 +71,7 @@ def test_more_answers_leave_less_doubt(trained):
 
 
 def test_a_model_answered_like_the_known_ones_is_known_as_well_as_they_are(trained):
-    network, arms = trained
+    _, arms = trained
     learned = doubt(trained, fitted(trained, answers(900)[0]))
     assert learned == pytest.approx(doubt(trained, arms.take([3])), rel=0.5)
 
