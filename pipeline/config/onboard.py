@@ -19,7 +19,8 @@ class OnboardConfig(Config):
     )
     n_prompts: Count = Field(description="prompts to ask")
     selection: str = Field(
-        description="strategy that chooses them: a name of policies.llm_bandit.selection, such as stratified, random"
+        description="strategy that chooses them: informative, stratified (the paper's) or random, see "
+        "policies.llm_bandit.selection"
     )
     outcomes: PathOrUri | None = Field(
         description="the new model's answers, in the columns of an outcome table"

@@ -67,10 +67,15 @@ def read_answers(config: TradewindConfig, newcomer: Newcomer) -> pl.DataFrame:
     return used.with_columns(pl.col("cost_usd").fill_null(price))
 
 
-def observations(answers: pl.DataFrame, pool: AskablePool) -> Observations:
-    """Return the answers with their prompts' vectors, one column; NaN where a score or cost is missing."""
+def rows_of(answers: pl.DataFrame, pool: AskablePool) -> npt.NDArray[np.int64]:
+    """Return the answered prompts' rows among the askable ones, shape (n,)."""
     at = pool.table.select("prompt_id").with_row_index("at")
-    rows = answers.join(at, on="prompt_id", how="left", maintain_order="left")["at"].to_numpy()
+    rows = answers.join(at, on="prompt_id", how="left", maintain_order="left")["at"]
+    return rows.cast(pl.Int64).to_numpy()
+
+
+def observations(answers: pl.DataFrame, pool: AskablePool, rows: npt.NDArray[np.int64]) -> Observations:
+    """Return the answers with the vectors of their ``rows``, one column; NaN where a score or cost is missing."""
     return Observations(
         answers["prompt_id"].to_numpy().astype(str),
         pool.embeddings[rows],

@@ -14,12 +14,13 @@ from pipeline.compose import OVERRIDES_FILE, load_config, record_config, recorde
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.layout import RunLayout
-from pipeline.onboarding.answers import observations, read_answers
+from pipeline.onboarding.answers import observations, read_answers, rows_of
 from pipeline.onboarding.newcomer import AskablePool, Newcomer
 from pipeline.register import Registered, register
 from policies.bundle import RouterBundle, TrainingMeans
 from policies.costs import CostModel
 from policies.llm_bandit.identity_vectors import Arms, expected_output_cost_usd, logit_std
+from policies.llm_bandit.item_effects import ItemEffects
 from policies.llm_bandit.observations import Observations
 from policies.llm_bandit.onboarding import fit_new_arm
 from policies.pool import ModelPool
@@ -66,9 +67,17 @@ def fit(config: TradewindConfig) -> Registered:
     newcomer = Newcomer.of(config)
     answers = read_answers(config, newcomer)
     pool = newcomer.askable()
-    seen = observations(answers, pool)
+    asked = rows_of(answers, pool)
+    seen = observations(answers, pool, asked)
     policy, known = newcomer.policy, newcomer.bundle
-    arm = fit_new_arm(policy.network, policy.arms, seen, newcomer.spec, known.pool.prices_per_token_usd[:, 1])
+    arm = fit_new_arm(
+        policy.network,
+        policy.arms,
+        seen,
+        newcomer.spec,
+        known.pool.prices_per_token_usd[:, 1],
+        effects=ItemEffects.of(policy.network, policy.arms, pool.known_answers()).rows(asked),
+    )
     record = _record(newcomer, arm, seen, pool)
     bundle = extended(newcomer, arm, answers, pool, record)
     layout = RunLayout(newcomer.folder)

@@ -16,11 +16,14 @@ from pipeline.config import TradewindConfig
 from pipeline.join import embeddings_of, load_prompts
 from pipeline.layout import RunLayout
 from pipeline.splits import TRAIN
+from pipeline.tables import read_table, to_polars
 from policies.bundle import RouterBundle
 from policies.costs import estimate_prompt_tokens
 from policies.errors import InputError
+from policies.llm_bandit.observations import Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.pool import ModelSpec, read_pool_file
+from policies.schemas import FEEDBACK, OUTCOMES
 
 
 def folder_name(model: str) -> str:
@@ -37,11 +40,19 @@ class AskablePool:
         table: n rows ``prompt_id, prompt, task, split``.
         embeddings: shape (n, d).
         prompt_tokens: shape (n,), estimated.
+        known_scores: shape (n, K), what the router's models scored, NaN where that was not recorded.
     """
 
     table: pl.DataFrame
     embeddings: npt.NDArray[np.float32]
     prompt_tokens: npt.NDArray[np.float64]
+    known_scores: npt.NDArray[np.float64]
+
+    def known_answers(self) -> Observations:
+        """Return what the router's models scored as observations."""
+        ids = self.table["prompt_id"].to_numpy().astype(str)
+        costs_usd = np.full_like(self.known_scores, np.nan)
+        return Observations(ids, self.embeddings, self.prompt_tokens, self.known_scores, costs_usd)
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,32 @@ class Newcomer:
         """Return the prompts that the model may be asked: held-out ones stay unseen."""
         table = load_prompts(self.layout, (TRAIN,))
         tokens = estimate_prompt_tokens(table["prompt"].to_list())
-        return AskablePool(table, embeddings_of(self.layout, table["prompt_id"]), tokens)
+        return AskablePool(
+            table,
+            embeddings_of(self.layout, table["prompt_id"]),
+            tokens,
+            self._known_scores(table["prompt_id"]),
+        )
+
+    def _known_scores(self, prompt_ids: pl.Series) -> npt.NDArray[np.float64]:
+        """Return the recorded scores of prompts, shape (n, K); the mean where a log holds several."""
+        models = self.bundle.pool.models
+        spec, path = OUTCOMES, self.layout.outcomes
+        if not path.exists():
+            spec, path = FEEDBACK, self.layout.need(self.layout.feedback, "simulate")
+        recorded = to_polars(read_table(spec, str(path))).select("prompt_id", "model", "score")
+        rows = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("row")
+        columns = pl.DataFrame({"model": models}).with_row_index("column")
+        placed = (
+            recorded.drop_nulls("score")
+            .join(rows, on="prompt_id")
+            .join(columns, on="model")
+            .group_by("row", "column")
+            .agg(pl.col("score").mean())
+        )
+        scores = np.full((len(prompt_ids), len(models)), np.nan)
+        scores[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["score"].to_numpy()
+        return scores
 
     def provenance(self) -> dict[str, Any]:
         """Return what the artifact remembers of where it came from."""

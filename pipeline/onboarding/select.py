@@ -37,7 +37,9 @@ def select(config: TradewindConfig) -> pl.DataFrame:
     newcomer = Newcomer.of(config)
     pool = newcomer.askable()
     policy = newcomer.policy
-    prompts = AskablePrompts.of(policy.network, policy.arms, pool.embeddings, pool.prompt_tokens)
+    prompts = AskablePrompts.of(
+        policy.network, policy.arms, pool.embeddings, pool.prompt_tokens, answers=pool.known_answers()
+    )
     if config.onboard.n_prompts > len(prompts):
         raise InputError(
             f"onboard.n_prompts={config.onboard.n_prompts}: the run has {len(prompts)} training prompts; "

@@ -129,6 +129,15 @@ def test_prices_scale_the_expected_price_and_choose_nothing(case, asked):
     np.testing.assert_allclose(dear["expected_cost_usd"], 10.0 * asked["expected_cost_usd"])
 
 
+def test_the_known_models_recorded_scores_are_at_hand(case):
+    pool = Newcomer.of(case.configured("select")).askable()
+    recorded = pl.read_parquet(case.layout.outcomes).filter(pl.col("model") == "left")
+    expected = dict(recorded.select("prompt_id", "score").iter_rows())
+    column = RouterBundle.load(case.layout.policy).pool.models.index("left")
+    found = dict(zip(pool.table["prompt_id"], pool.known_scores[:, column], strict=True))
+    assert found == {prompt_id: expected[prompt_id] for prompt_id in found}
+
+
 def test_a_tool_costs_its_calls(case):
     asked = case.onboard("select", "abacus", n_prompts=7)
     assert asked["expected_cost_usd"].sum() == pytest.approx(7 * 0.002)
@@ -181,7 +190,7 @@ def test_the_new_pool_version_says_where_it_comes_from(case, larger):
     assert pool.specs[3].endpoint == "http://fast/v1"
     (record,) = larger.notes["onboarded"]
     assert record["base_policy_version"] == base.policy_version != larger.policy_version
-    assert (record["n_scores"], record["n_costs"], record["selection"]) == (40, 40, "stratified")
+    assert (record["n_scores"], record["n_costs"], record["selection"]) == (40, 40, "informative")
     assert record["logit_std"] > record["known_logit_std"] > 0
 
 
