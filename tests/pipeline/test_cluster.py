@@ -3,6 +3,7 @@
 What comes out after a loss must be what an undisturbed run gives, bit for bit.
 """
 
+import json
 import os
 import pty
 import re
@@ -26,6 +27,7 @@ from pipeline.__main__ import main
 from pipeline.compose import load_config, record_config
 from pipeline.embedding_table import read_embeddings
 from pipeline.layout import RunLayout
+from policies.bundle import RouterBundle
 from tests.pipeline.nodes import ENVIRONMENT, Relay, free_port, kill_all_of, start_node, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Cluster:
-    """Two nodes of one CPU each, the head and one other: of two encoder actors, one is on either.
+    """Two nodes of one CPU each, the head and one other: of two encoder actors, one is on either. Or a head alone.
 
     More nodes on one machine would be in each other's way: they share the folder into which a job's files are unpacked,
     and each does so anew when it first needs them.
@@ -44,7 +46,7 @@ class Cluster:
     dashboard: str
 
     @classmethod
-    def start(cls):
+    def start(cls, *, alone=False):
         folder = Path(tempfile.mkdtemp(prefix="tw-"))  # short: socket paths below it are limited to 107 bytes
         gcs, dashboard = free_port(), free_port()
         cluster = cls(folder, gcs, f"http://127.0.0.1:{dashboard}")
@@ -52,7 +54,7 @@ class Cluster:
             folder,
             "--head",
             f"--port={gcs}",
-            "--num-cpus=1",
+            f"--num-cpus={2 if alone else 1}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}",
             f"--temp-dir={folder}",
@@ -60,8 +62,9 @@ class Cluster:
         )
         log = (folder / "ray.log").read_text
         wait_until(lambda: answers(f"{cluster.dashboard}/api/version"), log)
-        cluster.add_node("second")
-        wait_until(lambda: log().count("will now block") == 2, log)
+        if not alone:
+            cluster.add_node("second")
+        wait_until(lambda: log().count("will now block") == (1 if alone else 2), log)
         return cluster
 
     def add_node(self, name):
@@ -173,7 +176,9 @@ def test_ctrl_c_leaves_the_job_running_or_stops_it(cluster, tmp_path):
         cluster.dashboard,
         "embed",
         f"run={layout.root}",
-        "encoder.block_rows=64",
+        # Slow enough not to be done before it is stopped.
+        "encoder.num_actors=1",
+        "encoder.backend=torch-fp32",
         "--no-env",
     ]
     code, printed = interrupt(arguments, "n", after="embed: 5000 prompts")
@@ -297,3 +302,34 @@ def test_embedding_survives_the_loss_of_a_node(undisturbed, cluster, tmp_path):
         cluster.add_node("third")
         assert process.wait(timeout=300) == 0, log.read_text()
     assert_same_embeddings(layout, undisturbed)
+
+
+@contextmanager
+def head():
+    """A cluster of a head alone, gone after the block."""
+    started = Cluster.start(alone=True)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def test_a_run_whose_head_died_goes_on_when_it_is_submitted_to_another(undisturbed, tmp_path):
+    job = ["run", *settings(tmp_path), "--no-env"]
+    layout, log = RunLayout(tmp_path / "run"), tmp_path / "driver.log"
+    with head() as first, driver(log, "submit", first.dashboard, *job) as process:
+        wait_for_shards(layout, process, log)
+        first.end()
+    before = {path.name: path.stat().st_mtime_ns for path in shards(layout)}
+    assert not layout.embeddings.exists()
+    with head() as second:
+        done = tradewind("submit", second.dashboard, *job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in shards(layout)}
+    assert before.items() < after.items(), "shards that were there are kept as they were"
+    assert_same_embeddings(layout, undisturbed)
+    versions = [RouterBundle.load(of.policy).policy_version for of in (layout, undisturbed)]
+    assert versions[0] == versions[1]
+    metrics = [json.loads(of.metrics.read_text()) for of in (layout, undisturbed)]
+    assert metrics[0] == metrics[1]
+    assert json.loads(layout.registered.read_text())["version"] == "1", "registered once"
