@@ -21,6 +21,7 @@ MAX_CHARACTERS: Final = 400
 """Longer expressions are refused: a parser's recursion has its limits."""
 
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
+_DIGITS = re.compile(r"\d+\.?\d*|\.\d+")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _EXPRESSION = re.compile(r"[(\d][\d\s,.()+*/^%−×÷-]*[)\d]")
 _PERCENTAGE = re.compile(rf"({_NUMBER})\s*(?:%|percent)\s+of\s+({_NUMBER})")
@@ -48,7 +49,7 @@ def calculate(prompt: str) -> Fraction:
     for pattern, value in _PHRASES:
         found = pattern.search(prompt)
         if found is not None:
-            return value(found)
+            return _bounded(value(found))
     written = [text for text in (m.group().strip() for m in _EXPRESSION.finditer(prompt)) if _operates(text)]
     if not written:
         raise NotArithmeticError("no arithmetic in the prompt")
@@ -75,7 +76,10 @@ def _value(node: ast.expr, text: str) -> Fraction:
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             # The digits as written: 0.1 is one tenth here, which the float is not.
-            return _bounded(Fraction(str(ast.get_source_segment(text, node)).replace("_", "")))
+            written = str(ast.get_source_segment(text, node))
+            if not _DIGITS.fullmatch(written):
+                raise NotArithmeticError(f"'{written}' is not written in digits")
+            return _bounded(Fraction(written))
         case ast.UnaryOp(op=ast.USub()):
             return -_value(node.operand, text)
         case ast.BinOp() if type(node.op) in _OPERATIONS:
@@ -118,7 +122,10 @@ def _numbers(listed: str) -> list[Fraction]:
 
 
 def _divisor_or_multiple(found: re.Match[str]) -> Fraction:
-    numbers = [int(number) for number in _numbers(found.group(2))]
+    listed = _numbers(found.group(2))
+    if any(number.denominator != 1 for number in listed):
+        raise NotArithmeticError(f"a {found.group(1)} of fractions")
+    numbers = [int(number) for number in listed]
     return Fraction(reduce(math.gcd if found.group(1).startswith("greatest") else math.lcm, numbers))
 
 

@@ -24,22 +24,26 @@ OUTPUT_BYTES: Final = 64 * 2**10
 _PROGRAM = re.compile(r"```(?:python|py)\s*\n(.*?)```", re.DOTALL)
 
 _WARDEN: Final = f"""
-import resource, sys
+import posixpath, resource, sys
 for limit, value in (("CPU", {CPU_S}), ("AS", {MEMORY_BYTES}), ("FSIZE", {OUTPUT_BYTES}), ("NOFILE", 16), ("CORE", 0)):
     kind = getattr(resource, "RLIMIT_" + limit)
     ceiling = resource.getrlimit(kind)[1]
     value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
     resource.setrlimit(kind, (value, value))
+normpath = posixpath.normpath
 program = compile(sys.stdin.read(), "program", "exec")
-home = (sys.prefix, sys.base_prefix)
+home = (sys.prefix + "/", sys.base_prefix + "/")
 refused = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "signal.", "resource.", "mmap.", "sqlite3.")
 def watch(event, arguments):
     if event in ("os.listdir", "os.scandir"):
         return
     if event.startswith(refused):
         raise PermissionError(event)
-    if event == "open" and (not str(arguments[0]).startswith(home) or arguments[1] not in ("r", "rb", None)):
-        raise PermissionError("open " + str(arguments[0]))
+    if event == "open":
+        path = normpath(str(arguments[0]))
+        # os.open tells no mode: its flags may be those of writing.
+        if not path.startswith(home) or arguments[1] not in ("r", "rb"):
+            raise PermissionError("open " + path)
     if event == "import" and arguments[0].partition(".")[0] in ("ctypes", "_ctypes", "_posixsubprocess"):
         raise PermissionError(event)
 sys.addaudithook(watch)

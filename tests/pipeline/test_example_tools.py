@@ -77,6 +77,10 @@ def test_arithmetic_is_found_in_a_prompt(prompt, value):
         "Translate 'good morning' into Dutch.",
         "What is 5 / 0?",
         "What is 9^9^9^9?",
+        "Find the remainder when 0x10 is divided by 3.",
+        "Find the remainder when 1e999999999 is divided by 3.",
+        "What is the greatest common divisor of 1/2 and 3?",
+        "What is the least common multiple of " + ", ".join(str(10**9 + n) for n in range(600)) + " and 7?",
         "Compute " + "1+" * 5000 + "1",
         "An arithmetic sequence begins 3, 7, 11, 15, ... What is the sum of its first 9 terms?",
     ],
@@ -104,7 +108,9 @@ def test_a_program_is_run():
         ("print('a' * 10**6)", "status"),
         ("import socket; socket.socket()", "status 1"),
         ("import os; os.system('true')", "status 1"),
-        ("open('/etc/hostname').read()", "status 1"),
+        ("open('/etc/passwd').read()", "status 1"),
+        ("import sys; open(sys.base_prefix + '/..' * 9 + '/etc/passwd').read()", "status 1"),
+        ("import os; os.open(os.__file__, os.O_WRONLY)", "status 1"),
     ],
 )
 def test_a_program_that_reaches_beyond_its_means_is_ended(program, why):
