@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import fsspec
@@ -85,8 +86,11 @@ class EmbeddingStore:
 
         Raises:
             InputError: a shard of another encoder lies in the folder.
+            OSError: the file system does not answer.
         """
         fs, folder = fsspec.core.url_to_fs(self.folder)
+        # Object stores' file systems remember listings, and actors elsewhere have written since.
+        fs.invalidate_cache(folder)
         if not fs.exists(folder):
             return StoreIndex.of([], [])
         files = sorted(fs.ls(folder, detail=False))
@@ -96,7 +100,7 @@ class EmbeddingStore:
             try:
                 schema, column = _read(fs, path, HASH_COLUMN)
             except (pa.ArrowException, OSError) as error:
-                _discard(fs, path, error)
+                _discard_damaged(fs, path, error)
                 continue
             found = identity_of(schema, path)
             if not same_vectors(found, self.identity):
@@ -110,6 +114,7 @@ class EmbeddingStore:
 
         Raises:
             DamagedShardError: a shard could not be read; make a new index and encode what is missing.
+            OSError: the file system does not answer.
         """
         fs, _ = fsspec.core.url_to_fs(self.folder)
         vectors = np.empty((len(places.shard), self.identity.dimension), dtype=self.dtype)
@@ -121,7 +126,7 @@ class EmbeddingStore:
             try:
                 found = to_matrix(_read(fs, path, VECTOR_COLUMN)[1])
             except (pa.ArrowException, OSError) as error:
-                _discard(fs, path, error)
+                _discard_damaged(fs, path, error)
                 damaged.append(path)
                 continue
             vectors[at] = found[places.row[at]]
@@ -198,13 +203,22 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, column: str) -> tuple[pa.Sch
         return file.schema_arrow, file.read([column]).column(column)
 
 
-def _discard(fs: fsspec.AbstractFileSystem, path: str, error: Exception) -> None:
+def _discard_damaged(fs: fsspec.AbstractFileSystem, path: str, error: pa.ArrowException | OSError) -> None:
+    """Remove a shard whose content cannot be read; a file system that fails for now is no reason to.
+
+    Arrow's complaints of content are its own exceptions or plain OSErrors without a number. A file that is gone was
+    discarded by another run.
+    """
+    of_content = isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+    if not of_content and not isinstance(error, FileNotFoundError):
+        raise error
     log.warning("%s: damaged shard (%s); its texts are encoded again", path, str(error).splitlines()[0])
-    if fs.exists(path):
+    with suppress(FileNotFoundError):
         fs.rm(path)
 
 
 def _sweep(fs: fsspec.AbstractFileSystem, files: list[str]) -> None:
     for path in files:
-        if time.time() - float(fs.info(path).get("mtime", time.time())) > STALE_S:
-            fs.rm(path)
+        with suppress(FileNotFoundError):  # its writer has just finished it, or another run swept it
+            if time.time() - float(fs.info(path).get("mtime", time.time())) > STALE_S:
+                fs.rm(path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -396,6 +397,21 @@ def test_a_shard_damaged_after_indexing_is_discarded(tmp_path):
     with pytest.raises(DamagedShardError, match=name):
         store.gather(places)
     assert len(store.index()) == 0
+
+
+def test_a_shard_that_cannot_be_opened_for_now_is_kept(tmp_path):
+    store = EmbeddingStore(str(tmp_path), WHO, "float32")
+    hashes = [content_hash("h")]
+    store.write_shard(hashes, np.ones((1, 4), np.float32))
+    places = store.index().places(keys_of_hashes(hashes, "the test"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            store.gather(places)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert store.holds(hashes)
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):

@@ -1,9 +1,12 @@
 """Tables and the embedding store by URI, here in fsspec's memory; s3:// and gs:// take the same path."""
 
+from typing import ClassVar
+
 import fsspec
 import numpy as np
 import polars as pl
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import ingest
 from pipeline.compose import load_config
@@ -58,3 +61,31 @@ def test_the_embedding_store_lies_behind_a_uri(bucket):
     assert index.lacks(keys_of_texts(["another text", texts[0]])).tolist() == [True, False]
     places = index.places(keys_of_texts([texts[i] for i in wanted]))
     np.testing.assert_array_equal(store.gather(places), vectors[wanted])
+
+
+class RememberingFileSystem(MemoryFileSystem):
+    """Memory whose listings are remembered until told otherwise, as those of s3fs and gcsfs are."""
+
+    protocol = "remembering"
+    listings: ClassVar[dict] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("remembering://"))
+
+    def ls(self, path, detail=True, **kwargs):
+        return self.listings.setdefault((path, detail), super().ls(path, detail=detail, **kwargs))
+
+    def invalidate_cache(self, path=None):
+        self.listings.clear()
+
+
+def test_shards_that_others_write_are_seen_though_listings_are_remembered(bucket):
+    fsspec.register_implementation("remembering", RememberingFileSystem, clobber=True)
+    who = EncoderIdentity("e", "0" * 64, "torch-fp32", 4, 256)
+    here, elsewhere = (
+        EmbeddingStore(f"{protocol}://bucket/store", who, "float32") for protocol in ("remembering", "memory")
+    )
+    for number in range(2):
+        elsewhere.write_shard([content_hash(f"text {number}")], np.ones((1, 4), np.float32))
+        assert len(here.index()) == number + 1
