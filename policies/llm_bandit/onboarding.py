@@ -13,7 +13,7 @@ from scipy.special import expit, log_expit
 
 from policies.errors import InputError
 from policies.llm_bandit.arms import FEW_COSTS, measured_arms
-from policies.llm_bandit.identity_vectors import Arms, Loadings, ScoringNetwork, logits
+from policies.llm_bandit.identity_vectors import Arms, Loadings, ScoringNetwork
 from policies.llm_bandit.item_effects import ItemEffects
 from policies.llm_bandit.observations import Observations, log_output_costs
 from policies.pool import ModelSpec
@@ -271,12 +271,3 @@ def _mode(evidence: _Evidence) -> tuple[Float64Array, Float64Array]:
     exact = (loading @ np.linalg.inv(precision) * loading).sum()
     approximate = (loading**2 @ factorised).sum()
     return vector, np.sqrt(factorised * (exact / approximate if approximate > 0.0 else 1.0))
-
-
-def predicted_scores(
-    network: ScoringNetwork, arms: Arms, embeddings: npt.NDArray[np.float32], prompt_tokens: Float64Array
-) -> Float64Array:
-    """Return calibrated scores of the known models, shape (n, K): what selection is based on."""
-    slope, intercept = network.platt
-    loadings = network.loadings(network.inputs(embeddings, prompt_tokens))
-    return expit(slope * logits(loadings, arms) + intercept)

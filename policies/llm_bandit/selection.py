@@ -72,14 +72,8 @@ class AskablePrompts:
             slope * loadings.score.astype(np.float64),
             slope * loadings.score_offset.astype(np.float64) + intercept,
             prior or VectorPrior.of(arms),
-            ItemEffects.none(1) if answers is None else ItemEffects.of(network, arms, answers),
+            ItemEffects.none(len(embeddings)) if answers is None else ItemEffects.of(network, arms, answers),
         )
-
-    def rows(self, index: npt.ArrayLike) -> AskablePrompts:
-        """Return some of the prompts, by mask or positions."""
-        i = np.arange(len(self))[np.asarray(index)]
-        effects = self.effects if len(self.effects.scale) == 1 else self.effects.rows(i)
-        return AskablePrompts(self.scores[i], self.loading[i], self.offset[i], self.prior, effects)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -14,7 +14,6 @@ from policies.llm_bandit.onboarding import (
     VectorPrior,
     discrimination,
     fit_new_arm,
-    predicted_scores,
     stratified_selection,
 )
 from policies.pool import ModelSpec
@@ -159,13 +158,3 @@ def test_telling_prompts_are_asked_more_often():
 def test_more_prompts_than_there_are_cannot_be_asked():
     with pytest.raises(InputError, match="9 prompts are to be chosen from 4"):
         stratified_selection(np.zeros((4, 2)), 9, np.random.default_rng(0))
-
-
-def test_predicted_scores_are_those_of_the_network(trained):
-    network, arms = trained
-    rows, _ = world(n=30, seed=4)
-    inputs = network.inputs(rows.embeddings, rows.prompt_tokens)
-    np.testing.assert_allclose(
-        predicted_scores(network, arms, rows.embeddings, rows.prompt_tokens),
-        predict(network, arms, inputs, rows.prompt_tokens).scores,
-    )
