@@ -2,7 +2,8 @@
 
 A text is encoded once, ever: equal texts share a vector (content hash), and vectors live in a store that runs
 share. Actors write a shard as soon as it is done, so a killed run goes on where it stopped. The prompts table streams
-by; what the driver holds is 16 bytes a prompt and about 30 a stored text, so 100 million prompts take 5 GB.
+by; what the driver holds is 16 bytes a prompt and about 30 a stored text, and twice that for moments, when it sorts:
+100 bytes of a prompt and its text, or 10 GB of 100 million.
 """
 
 from __future__ import annotations

@@ -192,10 +192,11 @@ def _cached_graph(core: Any, openvino: Any, source: EncoderSource, cache_dir: Pa
     try:
         staging.mkdir(parents=True)
         openvino.save_model(graph, staging / "encoder.xml", compress_to_fp16=False)
+        # Saving simplifies the graph: the first process, too, runs what the others will read. It reads its own copy:
+        # another that starts beside it may be replacing the folder.
+        graph = core.read_model(staging / "encoder.xml")
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
-        # Saving simplifies the graph: the first process, too, runs what the others will read.
-        return core.read_model(folder / "encoder.xml")
     except OSError:
         # A read-only home, or another process was first: the graph in memory serves as well.
         shutil.rmtree(staging, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def _check_against_reference(encoder: Encoder, source: EncoderSource, cache: Pat
         reference = reference_vectors(source, encoder.identity.max_tokens)
         try:
             remembered.parent.mkdir(parents=True, exist_ok=True)
-            staging = remembered.with_suffix(f".{os.getpid()}.tmp.npy")
+            staging = remembered.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
             np.save(staging, reference)
             staging.replace(remembered)
         except OSError:
