@@ -244,18 +244,19 @@ def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile
         raise _unreadable(path, error) from None
 
 
-def vector_batches(uri: str, rows: int) -> Iterator[tuple[str, EncoderIdentity, pa.Table]]:
-    """Yield path, encoder and ``content_hash, embedding`` of at most ``rows`` rows at a time.
+def vector_batches(
+    fs: fsspec.AbstractFileSystem, files: Sequence[str], rows: int, columns: Sequence[str]
+) -> Iterator[tuple[str, EncoderIdentity, pa.Table]]:
+    """Yield path, encoder and some columns of at most ``rows`` rows of a table's files at a time.
 
     Raises:
         InputError: as :func:`read_embeddings` does.
     """
-    fs, files = data_files(uri)
     first: EncoderIdentity | None = None
     for path in files:
         with _opened(fs, path) as file:
             first = _one_encoder(first, identity_of(file.schema_arrow, path), path, files[0])
-            for batch in file.iter_batches(rows, columns=["content_hash", VECTOR_COLUMN]):
+            for batch in file.iter_batches(rows, columns=list(columns)):
                 yield path, first, pa.Table.from_batches([batch])
 
 

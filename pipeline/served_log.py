@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from pipeline.console import say
 from pipeline.embedding_store import EmbeddingStore
-from pipeline.embedding_table import same_vectors, to_matrix, vector_batches
+from pipeline.embedding_table import VECTOR_COLUMN, same_vectors, to_matrix, vector_batches
+from pipeline.tables import data_files
 from pipeline.text_digests import first_occurrences, keys_of_hashes
 from policies.errors import InputError
 from policies.schemas import UNLOGGED
@@ -36,29 +37,29 @@ def distinct_prompts(prompts: pl.DataFrame) -> npt.NDArray[np.bool_]:
 def import_vectors(uri: str, store: EmbeddingStore) -> None:
     """Put the vectors of an embeddings table into the store, so that their texts need not be encoded.
 
-    The table is read a batch at a time, so it may be larger than memory.
+    The table is read a batch at a time, its hashes first, so it may be larger than memory.
 
     Raises:
         InputError: the table cannot be read, or is of another encoder than the store's.
     """
-    held = store.index()
-    seen = np.empty((0, 2), dtype=np.uint64)
-    taken = 0
-    for path, identity, batch in vector_batches(uri, SHARD_ROWS):
+    fs, files = data_files(uri)  # once: an endpoint may be adding to them
+    keys = [np.empty((0, 2), dtype=np.uint64)]
+    for path, identity, batch in vector_batches(fs, files, SHARD_ROWS, columns=["content_hash"]):
         if not same_vectors(identity, store.identity):
             raise InputError(
                 f"data.embeddings={uri}: vectors of {identity}; allowed: those of the configured encoder, "
                 f"{store.identity}"
             )
-        keys = keys_of_hashes(batch["content_hash"].to_pylist(), path)
-        # A text may come up again in a later batch: those before it are compared, too.
-        new = held.lacks(keys) & first_occurrences(np.concatenate([seen, keys]))[len(seen) :]
-        rows = batch.filter(pa.array(new))
+        keys.append(keys_of_hashes(batch["content_hash"].to_pylist(), path))
+    joined = np.concatenate(keys)
+    new = first_occurrences(joined) & store.index().lacks(joined)
+    start = 0
+    for _, _, batch in vector_batches(fs, files, SHARD_ROWS, columns=["content_hash", VECTOR_COLUMN]):
+        rows = batch.filter(pa.array(new[start : start + batch.num_rows]))
+        start += batch.num_rows
         if rows.num_rows:
-            store.write_shard(rows["content_hash"].to_pylist(), to_matrix(rows["embedding"]))
-            seen = np.concatenate([seen, keys[new]])
-            taken += rows.num_rows
-    say(f"embed: {taken} vectors taken from {uri}")
+            store.write_shard(rows["content_hash"].to_pylist(), to_matrix(rows[VECTOR_COLUMN]))
+    say(f"embed: {new.sum()} vectors taken from {uri}")
 
 
 def check_texts(missing: Iterable[pa.ChunkedArray]) -> None:

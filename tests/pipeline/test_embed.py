@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import embed, embedding_parts, encode
+from pipeline import embed, embedding_parts, encode, served_log
 from pipeline.compose import load_config
 from pipeline.embedding_store import DamagedShardError, EmbeddingStore
 from pipeline.embedding_table import MANIFEST, EmbeddingTable, read_embeddings, to_matrix, write_embeddings
@@ -371,6 +371,38 @@ def test_tables_of_two_encoders_do_not_mix(tmp_path):
     write_embeddings(EmbeddingTable(ids, ids, vectors, OTHER), tmp_path)
     with pytest.raises(InputError, match="allowed: one encoder a table"):
         read_embeddings(tmp_path)
+
+
+def test_imported_vectors_are_stored_once_whichever_file_they_are_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(served_log, "SHARD_ROWS", 3)
+    store = EmbeddingStore(str(tmp_path / "store"), WHO, "float32")
+    held, *others = [content_hash(str(i)) for i in range(9)]
+    store.write_shard([held], np.zeros((1, 4), np.float32))
+    for number, rows in enumerate(([0, 1, 2, 3, 1, 4], [4, 5, 0, 6, 7, 8])):
+        hashes = np.array([[held, *others][row] for row in rows], dtype=object)
+        vectors = np.repeat(np.array(rows, np.float32)[:, None], 4, axis=1)
+        folder = tmp_path / f"table-{number}"
+        write_embeddings(EmbeddingTable(hashes, hashes, vectors, WHO), folder)
+        (tmp_path / "table").mkdir(exist_ok=True)
+        (folder / "part-00000.parquet").rename(tmp_path / "table" / f"{number}.parquet")
+    served_log.import_vectors(str(tmp_path / "table"), store)
+    parts = [pq.read_table(path) for path in Path(store.folder).iterdir()]
+    assert sorted(h for part in parts for h in part["content_hash"].to_pylist()) == sorted([held, *others])
+    index = store.index()
+    stored = store.gather(index.places(keys_of_hashes([held, *others], "the test")))
+    assert stored[:, 0].tolist() == list(range(9))
+
+
+def test_a_table_of_two_encoders_is_not_imported_in_part(tmp_path):
+    store = EmbeddingStore(str(tmp_path / "store"), WHO, "float32")
+    hashes = np.array([content_hash("a")], dtype=object)
+    for name, who in (("0", WHO), ("1", OTHER)):
+        write_embeddings(
+            EmbeddingTable(hashes, hashes, np.ones((1, 4), np.float32), who), tmp_path / "t" / name
+        )
+    with pytest.raises(InputError, match="allowed: one encoder a table"):
+        served_log.import_vectors(str(tmp_path / "t"), store)
+    assert len(store.index()) == 0
 
 
 def test_a_table_without_an_encoder_is_refused(tmp_path):
