@@ -105,28 +105,28 @@ def _command(stage: str, run: Path) -> dict[str, Any]:
         RuntimeError: the command failed.
     """
     load = os.getloadavg()[0]
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", stage, f"run={run}"],
-        cwd=PAGE.parents[1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
     seconds: dict[psutil.Process, float] = {}
     peak = 0.0
-    try:
-        while process.poll() is None:
-            peak = max(peak, _sample(psutil.Process(process.pid), seconds))
-            time.sleep(TICK_S)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    wall_s = time.perf_counter() - started
-    if process.returncode != 0:
-        assert process.stdout is not None
-        raise RuntimeError(f"{stage} on {run}: {process.stdout.read()[-2000:]}")
+    with tempfile.TemporaryFile("w+") as output:  # a pipe that nobody reads would stop it once full
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", stage, f"run={run}"],
+            cwd=PAGE.parents[1],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                peak = max(peak, _sample(psutil.Process(process.pid), seconds))
+                time.sleep(TICK_S)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        wall_s = time.perf_counter() - started
+        if process.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"{stage} on {run}: {output.read()[-2000:]}")
     return {
         "wall_s": round(wall_s, 2),
         "cpu_s": round(sum(seconds.values()), 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from benchmarks.scale_cost import Assumptions, corpus_need, most_prompts, sample_need, serving_need
 
 STAGES = ("embed", "train", "evaluate", "route")
+
+LEAST_REPEATS = 3
+"""Runs of each size below which the page calls its figures provisional."""
 
 
 def render(page: str, done: Mapping[str, Any], given: Assumptions | None = None) -> str:
@@ -56,11 +60,18 @@ def _number(value: float) -> str:
 def _machine(done: Mapping[str, Any]) -> list[str]:
     machine = done["machine"]
     loads = [run["load_before"] for run in done["runs"]]
-    return [
+    repeats = min(Counter((run["stage"], run["prompts"]) for run in done["runs"]).values())
+    lines = [
         f"Measured on {machine['cores']} cores and {machine['memory_gb']} GiB; load average before a run: "
         f"median {np.median(loads):.1f}, at most {max(loads):.1f}. "
         "Wall seconds suffer from other load, CPU seconds little."
     ]
+    if repeats < LEAST_REPEATS or np.median(loads) > machine["cores"]:
+        lines.append(
+            f"**All figures of this page are provisional**: fewest runs of a size: {repeats}; at least "
+            f"{LEAST_REPEATS} on an otherwise idle machine are wanted."
+        )
+    return lines
 
 
 def _measured(done: Mapping[str, Any]) -> list[str]:

@@ -103,3 +103,14 @@ def test_a_page_without_places_is_refused():
     run = {"stage": "train", "prompts": 1, "cpu_s": 1, "wall_s": 1, "peak_mb": 1, "load_before": 0.1}
     with pytest.raises(ValueError, match="no place <!-- machine -->"):
         render("empty", {"fits": fits, "runs": [run], "machine": {"cores": 2, "memory_gb": 24}})
+
+
+@pytest.mark.parametrize(
+    ("repeats", "load", "provisional"), [(3, 0.5, False), (2, 0.5, True), (3, 9.0, True)]
+)
+def test_few_runs_or_a_busy_machine_make_the_page_provisional(repeats, load, provisional):
+    page = (ROOT / "docs" / "scale.md").read_text()
+    done = json.loads((ROOT / "docs" / "scale.json").read_text())
+    sizes = {(run["stage"], run["prompts"]): run for run in done["runs"]}
+    runs = [{**run, "load_before": load} for run in sizes.values() for _ in range(repeats)]
+    assert ("provisional" in render(page, {**done, "runs": runs})) is provisional
