@@ -266,7 +266,7 @@ def assert_same_embeddings(layout, expected):
     stored = [h for path in shards(layout) for h in pq.read_table(path)["content_hash"].to_pylist()]
     wanted = pq.read_table(expected.embeddings)["content_hash"].to_pylist()
     assert sorted(stored) == sorted(set(wanted)), "every text is stored once"
-    assert not list(layout.root.parent.rglob("*.tmp"))
+    assert not list(layout.root.rglob("*.tmp"))
 
 
 def test_embedding_goes_on_after_its_driver_was_killed(undisturbed, cluster, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from threading import Timer
 
 import psutil
@@ -16,8 +17,12 @@ from tests.pipeline.test_train_outcome_model import run  # noqa: F401
 
 
 def learner_processes():
-    found = psutil.Process().children(recursive=True)
-    return [p.pid for p in found if p.cmdline() and p.cmdline()[0].startswith("ray::_WrappedExecutable")]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # others come and go
+            if "".join(process.cmdline()).startswith("ray::_WrappedExecutable"):
+                found.append(process.pid)
+    return found
 
 
 @pytest.fixture
