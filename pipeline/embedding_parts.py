@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
+from pipeline.cluster import user_error
 from pipeline.embedding_store import DamagedShardError, EmbeddingStore, Places
 from pipeline.embedding_table import MANIFEST, PARQUET_OPTIONS, identity_metadata, to_arrow_vectors
 from pipeline.prompt_stream import PromptStream
@@ -134,10 +136,10 @@ class TableWriter:
         for number in todo:
             if len(running) == at_once:
                 first, reference = running.popleft()
-                self._keep(first, ray.get(reference))
+                self._keep(first, _result(reference))
             running.append((number, task.remote(*self._arguments(number, places))))
         for number, reference in running:
-            self._keep(number, ray.get(reference))
+            self._keep(number, _result(reference))
         return len(self._done) == len(self._edges)
 
     def publish(self, counts: Counts) -> None:
@@ -168,6 +170,14 @@ class TableWriter:
     def _keep(self, number: int, part: PartFile | None) -> None:
         if part is not None:
             self._done[number] = part
+
+
+def _result(reference: ray.ObjectRef) -> PartFile | None:
+    try:
+        part: PartFile | None = ray.get(reference)
+    except RayError as error:
+        raise user_error(error) from error
+    return part
 
 
 def _try_part(*arguments: Any) -> PartFile | None:
