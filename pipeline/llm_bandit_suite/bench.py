@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -94,8 +94,6 @@ class Bench:
 
 def columns_of(data: OutcomeMatrix, columns: npt.ArrayLike) -> OutcomeMatrix:
     """Return the same prompts with some of the pool's models, in that order."""
-    from dataclasses import replace
-
     i = np.asarray(columns, dtype=np.int64)
     pool = replace(data.pool, specs=tuple(data.pool.specs[j] for j in i))
     return replace(

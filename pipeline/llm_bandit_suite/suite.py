@@ -10,6 +10,7 @@ from pipeline.cluster import ray_session
 from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
 from pipeline.console import say
+from pipeline.cost_scale import reference_tau_usd
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
 from pipeline.llm_bandit_suite import (
@@ -26,7 +27,6 @@ from pipeline.llm_bandit_suite.trainings import Trained, Training, train_all
 from pipeline.plain_json import plain, write_json
 from pipeline.reporting import suite_page
 from pipeline.splits import OOD, TEST, TRAIN, VALIDATION
-from policies.datasets import OutcomeMatrix
 from policies.errors import InputError
 
 FORMAT_VERSION = 1
@@ -114,7 +114,7 @@ def load_context(config: TradewindConfig, folder: Path) -> SuiteContext:
                 f"{layout.outcomes}: of {len(data[name])} prompts of the split '{name}' none was answered by every "
                 f"model of the pool '{config.pool.name}'; a smaller pool may help"
             )
-    tau_usd = config.train.tau_usd or _tau_usd(training)
+    tau_usd = reference_tau_usd(config, data[TRAIN])
     folder.mkdir(parents=True, exist_ok=True)
     benches = {
         name: Bench.of(name, data[name].complete(), training, tau_usd)
@@ -122,10 +122,3 @@ def load_context(config: TradewindConfig, folder: Path) -> SuiteContext:
         if len(data[name].complete())
     }
     return SuiteContext(config, data[TRAIN], data[VALIDATION], benches, tau_usd, folder)
-
-
-def _tau_usd(training: OutcomeMatrix) -> float:
-    try:
-        return training.tau_usd()
-    except ValueError as error:
-        raise InputError(str(error)) from None

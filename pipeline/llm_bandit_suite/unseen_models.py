@@ -17,7 +17,7 @@ import ray
 from pipeline.cluster import user_error
 from pipeline.console import progress
 from pipeline.llm_bandit_suite.bench import Benches, Figures
-from pipeline.llm_bandit_suite.context import SuiteContext, llm_bandit
+from pipeline.llm_bandit_suite.context import FULL, SuiteContext, llm_bandit
 from pipeline.llm_bandit_suite.decisions import dial_choices, translated
 from pipeline.llm_bandit_suite.findings import Claim, Finding, Table
 from pipeline.llm_bandit_suite.trainings import Trained, Training
@@ -87,8 +87,11 @@ def trainings(context: SuiteContext) -> list[Training]:
 def check(context: SuiteContext, trained: Mapping[str, Trained]) -> Finding:
     """Onboard each set of newcomers by every strategy and compare the routing."""
     settings = context.settings.unseen_models
-    full = {split: bench.figures(dial_choices(llm_bandit(trained["full"]), bench.data, bench.w_cost))
-            for split, bench in context.benches.items()}  # fmt: skip
+    retrained = llm_bandit(trained[FULL])
+    full = {
+        split: bench.figures(dial_choices(retrained, bench.data, bench.w_cost))
+        for split, bench in context.benches.items()
+    }
     draws, ignored = _measured(context, trained)
     split = next(iter(context.benches))
     claims = [_goal_claim(context, draws, full, split)]
