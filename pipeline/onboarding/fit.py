@@ -36,7 +36,7 @@ class Onboarded:
         model: the new model.
         base_policy_version: the router that it joined.
         base_pool: name of that router's pool.
-        selection: strategy that chose the prompts, None when they were chosen elsewhere.
+        selection: strategy that chose the prompts, None when any was chosen elsewhere.
         n_scores: scored answers.
         n_costs: answers with a cost.
         logit_std: mean over training prompts of the deviation of the predicted score's logit under the posterior.
@@ -132,18 +132,25 @@ def _record(newcomer: Newcomer, arm: Arms, seen: Observations, pool: AskablePool
     loadings = network.loadings(network.inputs(pool.embeddings, pool.prompt_tokens))
     doubt = logit_std(network, loadings, everyone).mean(axis=0)
     scores = policy.with_arms(arm).predictions(pool.embeddings, pool.prompt_tokens).scores
-    selection = None
-    if newcomer.selection.exists():
-        selection = json.loads(newcomer.selection.read_text())["selection"]
     return Onboarded(
         **newcomer.provenance(),
-        selection=selection,
+        selection=_selection(newcomer, seen),
         n_scores=int(np.isfinite(seen.scores).sum()),
         n_costs=int(np.isfinite(seen.costs_usd).sum()),
         logit_std=float(doubt[-1]),
         known_logit_std=float(np.median(doubt[:-1])),
         mean_score=float(scores.mean()),
     )
+
+
+def _selection(newcomer: Newcomer, seen: Observations) -> str | None:
+    """Return the strategy that chose the answered prompts, None where it did not choose all of them."""
+    if not newcomer.selection.exists():
+        return None
+    chosen = set(pl.read_parquet(newcomer.prompts)["prompt_id"])
+    if not chosen.issuperset(seen.prompt_ids.tolist()):
+        return None
+    return str(json.loads(newcomer.selection.read_text())["selection"])
 
 
 def _write_pool(pool: ModelPool, path: Path) -> None:

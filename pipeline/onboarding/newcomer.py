@@ -129,10 +129,13 @@ class Newcomer:
         )
 
     def _known_scores(self, prompt_ids: pl.Series) -> npt.NDArray[np.float64]:
-        """Return the recorded scores of prompts, shape (n, K); the mean where a log holds several."""
+        """Return the recorded scores of prompts, shape (n, K); the mean where a log holds several.
+
+        A router that learned from a log is helped by that log alone, as if there were no full table.
+        """
         models = self.bundle.pool.models
         spec, path = OUTCOMES, self.layout.outcomes
-        if not path.exists():
+        if self.bundle.notes.get("mode") == "logged" or not path.exists():
             spec, path = FEEDBACK, self.layout.need(self.layout.feedback, "simulate")
         recorded = to_polars(read_table(spec, str(path))).select("prompt_id", "model", "score")
         rows = pl.DataFrame({"prompt_id": prompt_ids}).with_row_index("row")

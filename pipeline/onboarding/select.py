@@ -93,10 +93,11 @@ def answer_tokens(newcomer: Newcomer, pool: AskablePool, rows: npt.NDArray[np.in
     """Return the expected answer length of each known model whose answers have a price, shape (n, J), tokens."""
     network = newcomer.policy.network
     prices = newcomer.bundle.pool.prices_per_token_usd[:, 1]
+    calls_usd = newcomer.bundle.pool.prices_per_call_usd
     priced = prices > 0.0
     loadings = network.loadings(network.inputs(pool.embeddings[rows], pool.prompt_tokens[rows]))
     costs = expected_output_cost_usd(network, loadings, newcomer.policy.arms.take(priced))
-    return costs / prices[priced]
+    return np.maximum(costs - calls_usd[priced], 0.0) / prices[priced]
 
 
 def _costs_usd(newcomer: Newcomer, prompt_tokens: Float64Array, lengths: Float64Array) -> Float64Array:

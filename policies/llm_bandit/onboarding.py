@@ -212,13 +212,14 @@ def fit_new_arm(
 
 
 def _expected_log_cost(arms: Arms, spec: ModelSpec, prices: Float64Array) -> float:
-    """Return the log cost of an answer of the known models' typical length at the new model's price."""
-    priced, price = prices > 0.0, spec.output_price_per_mtok_usd / 1e6
-    if price <= 0.0 and spec.price_per_call_usd > 0.0:
-        return float(np.log(spec.price_per_call_usd))
+    """Return the log cost of an answer of the known models' typical length at the new model's prices."""
+    priced, price, call_usd = prices > 0.0, spec.output_price_per_mtok_usd / 1e6, spec.price_per_call_usd
+    if price <= 0.0 and call_usd > 0.0:
+        return float(np.log(call_usd))
     if price <= 0.0 or not priced.any():
         return float(arms.log_cost_mean.mean())
-    return float((arms.log_cost_mean[priced] - np.log(prices[priced])).mean() + np.log(price))
+    answer_usd = price * np.exp((arms.log_cost_mean[priced] - np.log(prices[priced])).mean())
+    return float(np.log(call_usd + answer_usd))
 
 
 def _evidence(

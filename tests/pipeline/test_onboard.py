@@ -16,15 +16,19 @@ from pipeline.config import TradewindConfig
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
 from pipeline.onboarding.answers import read_answers
-from pipeline.onboarding.newcomer import Newcomer, folder_name
-from policies.bundle import RouterBundle, TrainingMeans
+from pipeline.onboarding.fit import _selection
+from pipeline.onboarding.newcomer import AskablePool, Newcomer, folder_name
+from pipeline.onboarding.select import answer_tokens
+from policies.bundle import EncoderIdentity, RouterBundle, TrainingMeans
 from policies.constants import BestSinglePolicy
+from policies.costs import CostModel
 from policies.errors import InputError
 from policies.llm_bandit.identity_vectors import ARM_ARRAYS
-from policies.pool import read_pool_file
+from policies.pool import ModelPool, ModelSpec, read_pool_file
 from serve.registry import PREVIOUS
 from tests.pipeline.test_train import mean_dial_reward, tables  # noqa: F401
 from tests.pipeline.test_train_llm_bandit import quick
+from tests.policies.llm_bandit_case import DIMENSION, TAU_USD, names, random_router, world
 
 NEW = "team/fast"
 POOL_YAML = """
@@ -298,3 +302,60 @@ def test_a_router_for_a_fixed_pool_takes_no_model(case, tmp_path):
     config = load_config([f"run.dir={tmp_path}", "onboard.action=select", f"onboard.model={NEW}"])
     with pytest.raises(InputError, match="a policy of kind 'best_single', which is trained for a fixed pool"):
         onboard.run(config)
+
+
+def bare(root, *, mode="simulated_online", price_per_call_usd=0.0):
+    """A new model and a router that no training made, over the run folder ``root``."""
+    specs = tuple(ModelSpec(name, 1.0, 4.0, price_per_call_usd=price_per_call_usd) for name in names(2))
+    pool, policy = ModelPool("two", specs), random_router(2)
+    costs = CostModel(pool.prices_per_token_usd, 50.0, np.full(2, 1e-3))
+    encoder = EncoderIdentity("planted", "0" * 64, "torch-fp32", DIMENSION)
+    bundle = RouterBundle(policy, pool, encoder, costs, TAU_USD, notes={"mode": mode})
+    return Newcomer(ModelSpec(NEW, 0.2, 0.5), RunLayout(root), bundle, policy, root / "onboard" / "new")
+
+
+def test_a_router_of_a_log_is_helped_by_that_log_alone(tmp_path):
+    (tmp_path / "tables").mkdir()
+    rows = pl.DataFrame(
+        {
+            "prompt_id": ["a", "a", "b"],
+            "model": ["m0", "m1", "m0"],
+            "score": [1.0, 0.0, 1.0],
+            "cost_usd": [0.1] * 3,
+        }
+    )
+    rows.write_parquet(tmp_path / "tables" / "outcomes.parquet")
+    rows.head(1).with_columns(
+        event_id=pl.lit("e"),
+        timestamp=pl.lit("2026-01-01T00:00:00Z").str.to_datetime(time_zone="UTC"),
+        w_quality=0.5,
+        w_cost=0.5,
+        eligible=pl.lit(["m0", "m1"]),
+        propensity=0.5,
+        policy_version=pl.lit("log"),
+    ).write_parquet(tmp_path / "tables" / "feedback.parquet")
+    ids = pl.Series(["a", "b"])
+    for mode, expected in (
+        ("simulated_online", [[1.0, 0.0], [1.0, np.nan]]),
+        ("logged", [[1.0, np.nan], [np.nan, np.nan]]),
+    ):
+        np.testing.assert_array_equal(bare(tmp_path, mode=mode)._known_scores(ids), expected)
+
+
+def test_a_price_per_call_is_no_part_of_an_answer_s_length(tmp_path):
+    rows, _ = world(n=20, n_models=2)
+    pool = AskablePool(pl.DataFrame(), rows.embeddings, rows.prompt_tokens, rows.scores)
+    by_tokens, with_calls = (
+        answer_tokens(bare(tmp_path, price_per_call_usd=usd), pool, np.arange(20)) for usd in (0.0, 1e-4)
+    )
+    np.testing.assert_allclose(with_calls, np.maximum(by_tokens - 1e-4 / 4e-6, 0.0))
+
+
+def test_a_selection_is_remembered_only_where_it_chose_every_prompt(tmp_path):
+    newcomer, (rows, _) = bare(tmp_path), world(n=5, n_models=1)
+    assert _selection(newcomer, rows) is None
+    newcomer.folder.mkdir(parents=True)
+    newcomer.selection.write_text('{"selection": "stratified"}')
+    pl.DataFrame({"prompt_id": rows.prompt_ids[:4]}).write_parquet(newcomer.prompts)
+    assert _selection(newcomer, rows.rows(np.arange(4))) == "stratified"
+    assert _selection(newcomer, rows) is None
