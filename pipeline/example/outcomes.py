@@ -13,6 +13,7 @@ import polars as pl
 
 from pipeline.example.families import ExamplePrompt
 from pipeline.example.models import ANSWER_STYLES, SimulatedModel
+from policies.costs import estimate_tokens
 from policies.errors import InputError
 
 DISCRIMINATION: Final = 9.0
@@ -27,7 +28,6 @@ GRADE_CONCENTRATION: Final = 14.0
 MISSING_SHARE: Final = 0.01
 """Share of the answers that never got a score (null), as graders fail in life; cost is known all the same."""
 
-CHARACTERS_PER_TOKEN: Final = 4
 _ANSWER_LENGTH_SPREAD: Final = 0.35
 _LATENCY_SPREAD: Final = 0.2
 _TOKENS_PER_MTOK: Final = 1_000_000
@@ -90,9 +90,7 @@ def simulate_outcomes(
     guess = np.array([s.guess for s in styles])
     graded = np.array([s.graded for s in styles])
     base_tokens = np.array([s.length_tokens for s in styles])
-    prompt_tokens = np.array(
-        [math.ceil(len(p.prompt) / CHARACTERS_PER_TOKEN) for p in prompts], dtype=np.int64
-    )
+    prompt_tokens = np.array([estimate_tokens(len(p.prompt)) for p in prompts], dtype=np.int64)
     ids = [p.prompt_id for p in prompts]
     n = len(prompts)
 

@@ -13,7 +13,8 @@ import polars as pl
 from pipeline.example.calculator import NotArithmeticError, calculate
 from pipeline.example.code_runner import NotRunnableError, run_program
 from pipeline.example.families import ExamplePrompt
-from pipeline.example.outcomes import CHARACTERS_PER_TOKEN, OUTCOME_SCHEMA
+from pipeline.example.outcomes import OUTCOME_SCHEMA
+from policies.costs import estimate_tokens
 from policies.errors import InputError
 
 _READS_CODE: Final = "code_reading"
@@ -71,7 +72,7 @@ def run_tools(prompts: Sequence[ExamplePrompt], prices: Mapping[str, float]) -> 
         if not (math.isfinite(price) and price >= 0.0):
             raise InputError(f"tools['{name}']: {price} is not allowed, prices must be finite and 0 or more")
     ids = [prompt.prompt_id for prompt in prompts]
-    tokens = [math.ceil(len(prompt.prompt) / CHARACTERS_PER_TOKEN) for prompt in prompts]
+    tokens = [estimate_tokens(len(prompt.prompt)) for prompt in prompts]
     frames = [pl.DataFrame(schema=dict(OUTCOME_SCHEMA))]
     # A program runs in a process of its own: threads only wait for them.
     with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
