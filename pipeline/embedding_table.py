@@ -158,9 +158,8 @@ def vectors_of(
     vectors = np.empty((len(prompt_ids), identity.dimension), dtype=np.float32)
     found = np.zeros(len(prompt_ids), dtype=bool)
 
-    def place(name: str) -> int:
+    def place(name: str) -> None:
         with _opened(fs, name) as file:
-            _one_encoder(identity, identity_of(file.schema_arrow, name), name, files[0])
             ids = to_polars(file.read(["prompt_id"], use_threads=False)).with_row_index("row")
             both = ids.join(wanted, on="prompt_id", how="inner").sort("row")
             row, at = both["row"].to_numpy(), both["at"].to_numpy()
@@ -171,12 +170,10 @@ def vectors_of(
                 _copy_rows(part, row[here] - first, vectors, at[here])
                 first += len(part)
             found[at] = True
-            return first
 
     # Arrow decodes a column of a file on one core, and lets go of Python's lock meanwhile.
     with ThreadPoolExecutor(READERS) as pool:
-        rows = dict(zip(files, pool.map(place, files)))
-    _check_manifest(fs, str(path), rows)
+        list(pool.map(place, files))
     return vectors, found
 
 
@@ -194,17 +191,21 @@ def _copy_rows(
 
 
 def read_identity(path: str | Path) -> EncoderIdentity:
-    """Return the encoder of an embeddings table without reading its vectors.
+    """Return the encoder of an embeddings table from the ends of its files, without reading its vectors.
 
     Raises:
-        InputError: nothing there, or a file that cannot be read.
+        InputError: see :func:`read_embeddings`.
     """
     fs, files = data_files(str(path))
-    try:
-        with fs.open(files[0], "rb") as stream:
-            return identity_of(pq.read_schema(stream), files[0])
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(files[0], error) from None
+    rows = {}
+    first: EncoderIdentity | None = None
+    for name in files:
+        with _opened(fs, name) as file:
+            first = _one_encoder(first, identity_of(file.schema_arrow, name), name, files[0])
+            rows[name] = file.metadata.num_rows
+    _check_manifest(fs, str(path), rows)
+    assert first is not None, "a table has a file"
+    return first
 
 
 def read_table_of_vectors(uri: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, EncoderIdentity]:

@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import ray_session, user_error
 from pipeline.config import TradewindConfig
-from pipeline.embedding_table import VECTOR_COLUMN, identity_of, to_matrix
+from pipeline.embedding_table import VECTOR_COLUMN, read_identity, to_matrix
 from pipeline.layout import RunLayout
 from pipeline.prompt_index import NOT_WANTED, PromptIndex
 from pipeline.tables import conform, data_files, to_polars
@@ -72,11 +72,12 @@ def stream_feedback(
         directory: existing folder that gets ``PART/embeddings.npy``; the vectors of the result are mapped to it.
 
     Raises:
-        InputError: a table is missing or malformed, an event twice, its called model is not eligible, or a prompt
-            has no embedding.
+        InputError: a table is missing or malformed, vectors are of two encoders, an event is there twice, its
+            called model is not eligible, or a prompt has no embedding.
     """
     feedback = layout.need(layout.feedback, "simulate")
     vectors = layout.need(layout.embeddings, "embed")
+    read_identity(vectors)  # one encoder, and the files that there ought to be
     part_of = {split: number for number, splits in enumerate(parts.values()) for split in splits}
     index = PromptIndex.build(layout, part_of)
     index.write(directory / "prompts.arrow")
@@ -194,7 +195,6 @@ class VectorReader:
         """Yield ``prompt, embedding`` in batches."""
         index = PromptIndex.open(self.index)
         with pq.ParquetFile(group.path, memory_map=True) as file:
-            identity_of(file.schema_arrow, group.path)
             names = ["prompt_id", VECTOR_COLUMN]
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group.number], columns=names):
                 table = pa.Table.from_batches([batch])

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from pipeline import embed, embedding_parts, encode, served_log
 from pipeline.compose import load_config
 from pipeline.embedding_store import DamagedShardError, EmbeddingStore
-from pipeline.embedding_table import MANIFEST, EmbeddingTable, read_embeddings, to_matrix, write_embeddings
+from pipeline.embedding_table import (
+    MANIFEST,
+    EmbeddingTable,
+    read_embeddings,
+    to_matrix,
+    vectors_of,
+    write_embeddings,
+)
 from pipeline.layout import RunLayout
 from pipeline.tables import write_table
 from pipeline.text_digests import KeyIndex, first_occurrences, keys_of_hashes
@@ -229,6 +236,8 @@ def test_a_table_that_lost_a_part_is_refused(embedded):
             InputError, match=rf"part-00000\.parquet has 1 rows, but {MANIFEST} tells of {len(ids)}"
         ):
             read_embeddings(folder)
+        with pytest.raises(InputError, match=r"part-00000\.parquet has 1 rows"):
+            vectors_of(folder, pl.Series(ids))
     finally:
         (folder / "held").rename(folder / "part-00000.parquet")
 

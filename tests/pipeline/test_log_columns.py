@@ -15,7 +15,7 @@ from pipeline.log_columns import stream_feedback
 from pipeline.prompt_index import PromptIndex
 from policies.errors import InputError
 from policies.rllib.columns import LOGGED_COLUMNS, open_columns, training_columns, write_columns
-from policies.schemas import FEEDBACK
+from policies.schemas import ENCODER_BACKEND_KEY, FEEDBACK
 from tests.pipeline.evaluation_case import outcomes
 from tests.pipeline.log_case import SavedKindPolicy, log_run, registered
 
@@ -123,6 +123,14 @@ def test_prompt_without_vector_is_named_with_the_stage_to_run(config, split_up, 
     kept = pa.array(np.array(table["prompt_id"].to_pylist()) != prompt_ids[0])
     pq.write_table(table.filter(kept), path, row_group_size=90)
     with pytest.raises(InputError, match=rf"{prompt_ids[0]}' has no embedding \(1 in all\); run .* embed"):
+        streamed(split_up, config, tmp_path / "scratch")
+
+
+def test_vectors_of_another_encoder_are_refused(config, split_up, tmp_path):
+    part = pq.read_table(split_up.embeddings / "part-00000.parquet")
+    other = {**part.schema.metadata, ENCODER_BACKEND_KEY: b"torch-fp32-of-old"}
+    pq.write_table(part.replace_schema_metadata(other), split_up.embeddings / "part-00001.parquet")
+    with pytest.raises(InputError, match=r"part-00001\.parquet: .*allowed: one encoder a table"):
         streamed(split_up, config, tmp_path / "scratch")
 
 
