@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.tables import conform, data_files, to_polars, write_table
+from pipeline.tables import conform, data_files, to_polars, unreadable, write_table
 from policies.bundle import EncoderIdentity
 from policies.errors import InputError
 from policies.schemas import (
@@ -242,7 +242,7 @@ def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile
         ):
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def vector_batches(
@@ -285,10 +285,6 @@ def _check_manifest(fs: fsspec.AbstractFileSystem, uri: str, found: dict[str, in
             f"{uri}: {name} has {there.get(name, 'no')} rows, but {MANIFEST} tells of {named.get(name, 'none')}; "
             "allowed: the files that `embed` wrote"
         )
-
-
-def _unreadable(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read (truncated or of another type?): {error}")
 
 
 def write_embeddings(table: EmbeddingTable, folder: Path) -> None:

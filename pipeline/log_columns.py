@@ -28,7 +28,7 @@ from pipeline.config import TradewindConfig
 from pipeline.embedding_table import VECTOR_COLUMN, read_identity, to_matrix
 from pipeline.layout import RunLayout
 from pipeline.prompt_index import NOT_WANTED, PromptIndex
-from pipeline.tables import conform, data_files, to_polars
+from pipeline.tables import conform, data_files, to_polars, unreadable
 from policies.datasets import LoggedFeedback
 from policies.errors import InputError
 from policies.pool import ModelPool
@@ -103,7 +103,7 @@ def _row_groups(uri: str) -> list[RowGroup]:
         try:
             metadata = pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: cannot be read (truncated or of another type?): {error}") from None
+            raise unreadable(path, error) from None
         first = 0
         for number in range(metadata.num_row_groups):
             rows = metadata.row_group(number).num_rows

@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.tables import conform, data_files
+from pipeline.tables import conform, data_files, unreadable
 from policies.errors import InputError
 from policies.schemas import PROMPTS
 
@@ -87,7 +87,7 @@ class PromptStream:
             with fs.open(group.path, "rb") as stream, pq.ParquetFile(stream) as file:
                 table = file.read_row_group(group.number, columns=list(COLUMNS))
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(group.path, error) from None
+            raise unreadable(group.path, error) from None
         last = group.first_in_file + group.rows
         return conform(PROMPTS, table, f"{group.path}, rows {group.first_in_file + 1} to {last}").select(
             list(COLUMNS)
@@ -108,9 +108,5 @@ def _group_sizes(fs: fsspec.AbstractFileSystem, path: str) -> list[int]:
         with fs.open(path, "rb") as stream:
             metadata = pq.read_metadata(stream)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-
-
-def _unreadable(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read (truncated or of another type?): {error}")

@@ -46,6 +46,11 @@ def data_files(uri: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     return fs, [path]
 
 
+def unreadable(path: str, error: Exception) -> InputError:
+    """Return what to tell about a file that is not what its name says."""
+    return InputError(f"{path}: cannot be read (truncated or of another type?): {error}")
+
+
 def read_any(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
     """Read one Parquet, CSV or JSONL file as it is, without checks.
 
@@ -65,7 +70,7 @@ def read_any(fs: fsspec.AbstractFileSystem, path: str) -> pa.Table:
             frame = pl.read_ndjson(io.BytesIO(raw), infer_schema_length=10_000)
         return frame.to_arrow()
     except (pa.ArrowException, pl.exceptions.PolarsError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read (truncated or of another type?): {error}") from None
+        raise unreadable(path, error) from None
 
 
 def read_table(
