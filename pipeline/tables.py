@@ -254,21 +254,25 @@ def write_table(
 ) -> None:
     """Write one Parquet file so that readers see it whole or not at all.
 
-    Local files are written under a temporary name and renamed; object stores publish on close.
+    Local files are written under a temporary name and renamed. To an object store the finished bytes are sent at
+    once: a file that is open there is published when it is closed, by an error too.
     ``parquet_options`` goes to :func:`pyarrow.parquet.write_table`; the default is zstd compression.
     """
-    options = {"compression": "zstd", **(parquet_options or {})}
+    options = {"compression": "zstd", "row_group_size": row_group_rows, **(parquet_options or {})}
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
-    local = isinstance(fs, LocalFileSystem)
-    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
+    if not isinstance(fs, LocalFileSystem):
+        whole = io.BytesIO()
+        pq.write_table(table, whole, **options)
+        fs.pipe_file(path, whole.getvalue())
+        return
+    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with fs.open(target, "wb") as stream:
-            pq.write_table(table, stream, row_group_size=row_group_rows, **options)
-        if local:
-            fs.mv(target, path)
+            pq.write_table(table, stream, **options)
+        fs.mv(target, path)
     except BaseException:
-        if local and fs.exists(target):
+        if fs.exists(target):
             fs.rm(target)
         raise
 

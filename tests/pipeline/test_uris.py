@@ -63,6 +63,14 @@ def test_the_embedding_store_lies_behind_a_uri(bucket):
     np.testing.assert_array_equal(store.gather(places), vectors[wanted])
 
 
+def test_a_table_that_cannot_be_written_leaves_the_one_that_is_there(bucket):
+    uri, table = f"{bucket}/prompts.parquet", pl.DataFrame({"prompt_id": ["a"], "prompt": ["b"]}).to_arrow()
+    write_table(table, uri)
+    with pytest.raises(ValueError, match="version"):
+        write_table(table, uri, parquet_options={"version": "9"})
+    assert read_table(PROMPTS, uri).num_rows == 1
+
+
 class RememberingFileSystem(MemoryFileSystem):
     """Memory whose listings are remembered until told otherwise, as those of s3fs and gcsfs are."""
 
