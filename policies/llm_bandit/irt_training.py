@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 LOG_STD_RATE = 10.0
 """Learning rate of the posterior's log deviations, in units of the weights'."""
 
+VALIDATED_ROWS = 8192
+"""Most validation rows that each epoch's cross-entropy is taken over: it is a curve to look at."""
+
 Record = Callable[[dict[str, float]], None]
 
 
@@ -264,8 +267,10 @@ def _recorder(
     """Return ``record`` with the cross-entropy of the validation scores beside each epoch's losses."""
     if record is None:
         return lambda line: None
-    if validation is None or not np.isfinite(validation.scores).any():
+    scored = np.flatnonzero([] if validation is None else np.isfinite(validation.scores).any(axis=1))
+    if validation is None or not len(scored):
         return record
+    validation = validation.rows(scored[:: -(-len(scored) // VALIDATED_ROWS)])
     inputs = torch.from_numpy(features.transform(validation.embeddings, validation.prompt_tokens))
     seen = torch.from_numpy(np.isfinite(validation.scores))
     scores = torch.from_numpy(np.nan_to_num(validation.scores).astype(np.float32))
