@@ -51,10 +51,15 @@ class PreferencesConfig(Config):
     def _inside(self) -> PreferencesConfig:
         low, high = self.trained
         for a, b in self.held_out:
-            if not low <= a < b <= high or (a, b) == (low, high):
+            if not low <= a < b <= high:
                 raise ValueError(
                     f"held_out [{a}, {b}]; allowed: a part of trained [{low}, {high}], low < high"
                 )
+        covered = low
+        for a, b in sorted(self.held_out):
+            covered = max(covered, b) if a <= covered else covered
+        if covered >= high:
+            raise ValueError(f"held_out {list(self.held_out)} leaves nothing of trained [{low}, {high}]")
         return self
 
 

@@ -92,7 +92,7 @@ def check(context: SuiteContext, trained: Mapping[str, Trained]) -> Finding:
         "All trained on the same prompts with their default settings. Saving: 1 - cost / cost of the best single "
         "model, at the cheapest setting that reached its quality on validation prompts; 'on the hull' reads the cost "
         "at exactly equal quality off the reported prompts' own curve, which is optimistic, and where the curve stays "
-        "below there is none.",
+        "below there is none. The goal asks both of LLM Bandit: the setting may have cost some quality here.",
         [
             Claim(
                 f"cost at the best single model's quality at least {settings.goal_saving:.0%} below its own, where the "

@@ -258,5 +258,8 @@ def test_settings_of_the_suite_are_checked():
         load_config(["evaluate.llm_bandit.unseen_models.prompts=[10]"])
     with pytest.raises(InputError, match="allowed: a part of trained"):
         load_config(["evaluate.llm_bandit.preferences.held_out=[[1.5,3.0]]"])
+    for whole in ("[[0.0,2.0]]", "[[1.0,2.0],[0.0,1.0]]"):
+        with pytest.raises(InputError, match=r"leaves nothing of trained \[0.0, 2.0\]"):
+            load_config([f"evaluate.llm_bandit.preferences.held_out={whole}"])
     with pytest.raises(InputError, match="a suite gives no verdict"):
         load_config(["suite=llm_bandit", "evaluate.gate=true"])
