@@ -17,7 +17,8 @@ POOL = "conf/pools/example.yaml"
 def finished_run(ray_session, tmp_path_factory):
     root = tmp_path_factory.mktemp("end_to_end")
     specs = read_pool_file(POOL).specs
-    prices = {m: (s.input_price_per_mtok_usd, s.output_price_per_mtok_usd) for m, s in specs.items()}
+    models = {name: spec for name, spec in specs.items() if spec.kind == "model"}
+    prices = {m: (s.input_price_per_mtok_usd, s.output_price_per_mtok_usd) for m, s in models.items()}
     example = generate_example(300, 0, prices=prices)
     example.prompts.write_parquet(root / "prompts.parquet")
     # The public benchmarks say `cost`.
