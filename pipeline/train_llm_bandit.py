@@ -66,7 +66,7 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pretrain(network, table, sampler, settings, seed=seed, record=_recorder(data, "pretrain"))
-    judge = _Judge.of(model, data)
+    judge = _Judge.of(model, data, sampler)
     told: list[dict[str, Any]] = []
 
     def record_once(line: dict[str, Any]) -> None:
@@ -107,7 +107,10 @@ def reinforce(
     pretrained_reward = best_reward
     if settings.iterations:
         data.record({"stage": "ppo", "iteration": 0, "validation_reward": pretrained_reward})
-        algorithm = ppo_config(config, data.scratch, table, sampler, network).build_algo()
+        decisions, weights = data.scratch / "decisions", data.scratch / "pretrained.safetensors"
+        table.write(decisions)
+        save_weights(network, weights)
+        algorithm = ppo_config(config, decisions, weights, network.shape, sampler).build_algo()
         try:
             with progress(settings.iterations, "ppo", unit="iteration") as bar:
                 for iteration in range(1, settings.iterations + 1):
@@ -130,24 +133,22 @@ def reinforce(
     }
 
 
+def save_weights(network: SetPolicyNetwork, path: Path) -> None:
+    """Write what PPO starts from."""
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+
+
 def ppo_config(
-    config: TradewindConfig,
-    scratch: Path,
-    table: DecisionTable,
-    sampler: SetSampler,
-    network: SetPolicyNetwork,
+    config: TradewindConfig, decisions: Path, weights: Path, shape: SetShape, sampler: SetSampler
 ) -> SetPpoConfig:
-    """Write what PPO starts from below ``scratch`` and return RLlib's configuration."""
+    """Return RLlib's configuration of PPO over the decision table in a folder, from first weights in a file."""
     settings, train = _settings(config).ppo, config.train
-    table.write(scratch / "decisions")
-    weights = scratch / "pretrained.safetensors"
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
     ppo = (
         SetPpoConfig()
         .debugging(seed=config.run.seed)
         .router(
-            scratch / "decisions",
-            network.shape,
+            decisions,
+            shape,
             sampler,
             sets_per_iteration=settings.sets_per_iteration,
             preferences_per_set=settings.preferences_per_set,
@@ -170,14 +171,21 @@ def ppo_config(
 
 @dataclass(frozen=True)
 class _Judge:
-    """Measures a set policy on the validation rows."""
+    """Measures a set policy on the validation rows, at the dial's settings that training may draw.
+
+    Preferences held out of training choose no checkpoint either; where none of the dial's is drawn, all are used.
+    """
 
     model: CalibratedModel
     validator: DialValidator
 
     @classmethod
-    def of(cls, model: CalibratedModel, data: TrainingInputs) -> _Judge:
-        return cls(model, DialValidator.of_rows(data.validation, data.train, data.tau_usd))
+    def of(cls, model: CalibratedModel, data: TrainingInputs, sampler: SetSampler) -> _Judge:
+        validator = DialValidator.of_rows(data.validation, data.train, data.tau_usd)
+        drawn = sampler.draws(validator.preferences.numpy())
+        if drawn.any():
+            validator = replace(validator, preferences=validator.preferences[torch.from_numpy(drawn)])
+        return cls(model, validator)
 
     def policy(self, network: SetPolicyNetwork) -> LlmBanditPolicy:
         """Return the router of a network."""

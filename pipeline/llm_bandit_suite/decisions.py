@@ -64,6 +64,9 @@ def translated(w_cost: FloatArray, from_tau_usd: float, to_tau_usd: float) -> Fl
 def _network(policy: LlmBanditPolicy) -> SetPolicyNetwork:
     network = SetPolicyNetwork(SetShape(**policy.decider.shape))
     weights = {name: torch.from_numpy(np.array(value)) for name, value in policy.decider.weights.items()}
+    found = network.load_state_dict(weights, strict=False)
     # The artifact has no value function: it served training alone.
-    network.load_state_dict(weights, strict=False)
+    absent = [name for name in found.missing_keys if not name.startswith("value_")]
+    if absent or found.unexpected_keys:
+        raise ValueError(f"weights {absent} are missing, {found.unexpected_keys} are not known")
     return network.eval()

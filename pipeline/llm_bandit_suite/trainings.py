@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import ray
 import torch
 
 from pipeline.cluster import user_error
+from pipeline.comparisons import comparisons_hash
 from pipeline.config import TradewindConfig
 from pipeline.console import progress
+from pipeline.layout import RunLayout
 from pipeline.llm_bandit_suite.bench import columns_of
 from pipeline.train import TRAINERS
 from pipeline.train_llm_bandit import identity_stage
@@ -65,8 +68,13 @@ class Training:
             "columns": list(self.columns),
             "tau_usd": self.tau_usd,
             "supervised": self.supervised,
+            "comparisons_sha256": self._comparisons_sha256(),
             "data_sha256": data_sha256,
         }
+
+    def _comparisons_sha256(self) -> str | None:
+        path = RunLayout.of(self.config).comparisons
+        return comparisons_hash(pl.read_parquet(path)) if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ def train_all(
     Raises:
         InputError: a training cannot learn from its data.
     """
-    digest = hashlib.sha256(f"{content_hash(train)} {content_hash(validation)}".encode()).hexdigest()[:16]
+    # Prices tell a prompt's cost from its answer's, whatever the outcomes' costs are.
+    seen = [content_hash(train), content_hash(validation), train.pool.to_dict()]
+    digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
     wanted = {training.name: training for training in trainings}
     ready = {
         name: found

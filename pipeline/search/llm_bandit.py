@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
-from safetensors.torch import load_file, save_file
 
 from pipeline.config import TradewindConfig
 from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.config.tune import Choices, Dimension, Interval
-from pipeline.train_llm_bandit import irt_settings, ppo_config
+from pipeline.train_llm_bandit import irt_settings, ppo_config, save_weights
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import calibrated_identity_vectors
 from policies.llm_bandit.contexts import DecisionTable, decision_table
@@ -38,7 +36,7 @@ from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.pool import ModelPool
 from policies.rllib.columns import TRAIN, open_columns
 
-DECISIONS, ROUTER, STAGE_1 = "decisions", "router", "stage1"
+DECISIONS, ROUTER = "decisions", "router"
 
 
 def llm_bandit_space(config: TradewindConfig) -> dict[str, Dimension]:
@@ -68,24 +66,20 @@ def llm_bandit_config(
         pool: the models, in column order.
     """
     torch.set_num_threads(config.train.torch_threads)
-    root = Path(arrays)
-    stage_1 = _stage_1(config, tau_usd, root, pool)
+    # Paths in a trial's configuration are read in other processes.
+    stage_1 = _stage_1(config, tau_usd, Path(arrays).resolve(), pool)
     table = DecisionTable.open(stage_1 / DECISIONS)
-    policy, seed = _settings(config), config.run.seed
-    sampler = SetSampler(**policy.candidates.model_dump())
-    network = SetPolicyNetwork.seeded(_shape(config, table), seed)
-    network.load_state_dict(load_file(_pretrained(config, stage_1, table, sampler)))
-    trial = Path(tempfile.mkdtemp(prefix="trial-", dir=root))
-    (trial / STAGE_1).symlink_to(stage_1.resolve(), target_is_directory=True)
-    return ppo_config(config, trial, table, sampler, network)
+    sampler = SetSampler(**_settings(config).candidates.model_dump())
+    weights = _pretrained(config, stage_1, table, sampler)
+    return ppo_config(config, stage_1 / DECISIONS, weights, _shape(config, table), sampler)
 
 
 def llm_bandit_policy(algorithm: Algorithm) -> LlmBanditPolicy:
     """Return the router of an algorithm's current weights."""
     assert isinstance(algorithm, SetPpo)
-    trial = Path(algorithm.config.env_config["directory"]).parent
-    models = json.loads((trial / STAGE_1 / "models.json").read_text())
-    router = LlmBanditPolicy.load(trial / STAGE_1 / ROUTER, tuple(models))
+    stage_1 = Path(algorithm.config.env_config["directory"]).parent
+    models = json.loads((stage_1 / "models.json").read_text())
+    router = LlmBanditPolicy.load(stage_1 / ROUTER, tuple(models))
     return LlmBanditPolicy(router.network, router.arms, FrozenSetPolicy.of(algorithm.network()))
 
 
@@ -126,8 +120,7 @@ def _pretrained(config: TradewindConfig, stage_1: Path, table: DecisionTable, sa
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pretrain(network, table, sampler, PretrainSettings(**policy.pretrain.model_dump()), seed=seed)
-        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
+        save_weights(network, folder / "weights.safetensors")
 
     return _once(stage_1 / f"pretrained-{_key(settings)}", make) / "weights.safetensors"
 

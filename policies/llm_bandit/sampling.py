@@ -41,6 +41,16 @@ class SetSampler:
         w_cost = np.where(anywhere, rng.random((n, m)), w_cost)
         return np.stack([1.0 - w_cost, w_cost], axis=2).astype(np.float32)
 
+    def draws(self, preferences: npt.NDArray[np.floating]) -> BoolArray:
+        """Return which preferences, shape (m, 2), can be drawn, shape (m,)."""
+        if self.simplex_share > 0.0:
+            return np.ones(len(preferences), dtype=bool)
+        w_quality, w_cost = np.asarray(preferences, dtype=np.float64).T
+        within = [
+            (low * w_quality <= w_cost) & (w_cost <= high * w_quality) for low, high in self.ratio_intervals
+        ]
+        return np.any(within, axis=0)
+
     def candidates(self, available: BoolArray, rng: np.random.Generator) -> tuple[IntArray, BoolArray]:
         """Return model columns (n, N) and the mask of those that are no padding, of available models (n, K).
 

@@ -1,5 +1,7 @@
 """Stage 2 of LLM Bandit: the set policy's symmetries, its numpy twin, pretraining and draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,14 @@ def test_preference_ratios_stay_in_their_intervals(pieces, seed):
     inside = [(ratio >= low - 1e-4) & (ratio <= high + 1e-3) for low, high in intervals]
     assert np.any(inside, axis=0).all()
     np.testing.assert_allclose(w.sum(axis=2), 1.0, rtol=1e-6)
+
+
+def test_preferences_outside_every_interval_cannot_be_drawn():
+    w_cost = np.array([0.0, 0.2, 1 / 3, 0.5, 0.6, 0.7, 1.0])
+    w = np.stack([1.0 - w_cost, w_cost], axis=1)
+    sampler = SetSampler(ratio_intervals=((0.0, 0.3), (1.0, 1.5)), simplex_share=0.0)
+    assert sampler.draws(w).tolist() == [True, True, False, True, True, False, False]
+    assert replace(sampler, simplex_share=0.1).draws(w).all()
 
 
 @given(st.integers(0, 1000), st.integers(2, 6), st.integers(6, 20))
