@@ -116,11 +116,15 @@ def corpus_need(fit: Mapping[str, Any], prompts: int, given: Assumptions) -> Nee
     )
 
 
+def cpu_s_beyond_start(fit: Mapping[str, Any], prompts: int) -> float:
+    """Return a stage's CPU seconds without its start-up, by the fitted exponent from the largest size's."""
+    at_largest = fit["cpu_s_per_million"] * fit["largest"] / 1e6
+    return float(at_largest * (prompts / fit["largest"]) ** fit["exponent"])
+
+
 def sample_need(fit: Mapping[str, Any], prompts: int, given: Assumptions) -> Need:
     """Return what a stage of one process takes, by the fitted power law; it keeps one node while it runs."""
-    beyond = prompts / fit["largest"]
-    at_largest = fit["cpu_s_per_million"] * fit["largest"] / 1e6
-    core_h = (fit["start_cpu_s"] + at_largest * beyond ** fit["exponent"]) / 3600.0
+    core_h = (fit["start_cpu_s"] + cpu_s_beyond_start(fit, prompts)) / 3600.0
     return Need(core_h, 1, core_h * given.node_usd_per_h)
 
 

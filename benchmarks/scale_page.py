@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scale_cost import Assumptions, corpus_need, most_prompts, sample_need, serving_need
+from benchmarks.scale_cost import (
+    Assumptions,
+    corpus_need,
+    cpu_s_beyond_start,
+    most_prompts,
+    sample_need,
+    serving_need,
+)
 
 STAGES = ("embed", "train", "evaluate", "route")
 
@@ -124,19 +131,12 @@ def _fitted(fits: Mapping[str, Any]) -> list[str]:
 def _shares(fits: Mapping[str, Any]) -> list[str]:
     rows = []
     for n in (1_000, 10_000, 100_000, 1_000_000):
-        seconds = {
-            stage: fits[stage]["start_cpu_s"]
-            + fits[stage]["cpu_s_per_million"]
-            * fits[stage]["largest"]
-            / 1e6
-            * (n / fits[stage]["largest"]) ** fits[stage]["exponent"]
-            for stage in STAGES
-        }
-        total = sum(seconds.values())
+        beyond = {stage: cpu_s_beyond_start(fits[stage], n) for stage in STAGES}
         start = sum(fits[stage]["start_cpu_s"] for stage in STAGES)
+        total = start + sum(beyond.values())
         rows.append(
             [f"{n:,}", _number(total), f"{start / total:.0%}"]
-            + [f"{(seconds[stage] - fits[stage]['start_cpu_s']) / total:.0%}" for stage in STAGES]
+            + [f"{beyond[stage] / total:.0%}" for stage in STAGES]
         )
     return _table(["prompts", "CPU s", "start-up", *STAGES], rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,7 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     model = identity_stage(config, train, data, compared)
     table = decision_table(train, model, importance_clip=policy.importance_clip, seed=seed)
     sampler = SetSampler(**policy.candidates.model_dump())
-    shape = SetShape(table.inputs.shape[1], table.identity.shape[1], **policy.set.model_dump())
-    network = SetPolicyNetwork.seeded(shape, seed)
-    settings = PretrainSettings(**policy.pretrain.model_dump())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pretrain(network, table, sampler, settings, seed=seed, record=_recorder(data, "pretrain"))
+    network = pretrained_network(config, table, sampler, record=_recorder(data, "pretrain"))
     judge = _Judge.of(model, data, sampler)
     told: list[dict[str, Any]] = []
 
@@ -91,6 +87,27 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     if compared is not None:
         notes |= {"comparisons": len(compared.joined), "comparisons_sha256": compared.sha256}
     return TrainedPolicy(judge.policy(best), notes)
+
+
+def set_shape(config: TradewindConfig, table: DecisionTable) -> SetShape:
+    """Return the sizes of the configured set policy over a decision table."""
+    return SetShape(table.inputs.shape[1], table.identity.shape[1], **_settings(config).set.model_dump())
+
+
+def pretrained_network(
+    config: TradewindConfig,
+    table: DecisionTable,
+    sampler: SetSampler,
+    record: Callable[[dict[str, float]], None] = lambda line: None,
+) -> SetPolicyNetwork:
+    """Return the configured set policy after supervised pretraining, which the run's seed determines."""
+    seed = config.run.seed
+    network = SetPolicyNetwork.seeded(set_shape(config, table), seed)
+    settings = PretrainSettings(**_settings(config).pretrain.model_dump())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pretrain(network, table, sampler, settings, seed=seed, record=record)
+    return network
 
 
 def reinforce(

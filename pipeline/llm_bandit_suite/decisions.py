@@ -36,17 +36,15 @@ def dial_choices(
         cost_terms: shape (n, K), what the policy is told that calls cost, in units of tau; None: what it predicts.
     """
     predicted = predictions(policy, data)
-    costs = predicted.cost_terms if cost_terms is None else cost_terms
-    n, k = predicted.scores.shape
-    tokens = np.empty((n, k, policy.network.identity_dim + 2), dtype=np.float32)
-    tokens[..., :-2] = policy.arms.identity
-    tokens[..., -2], tokens[..., -1] = costs, predicted.scores
+    if cost_terms is not None:
+        predicted = predicted._replace(cost_terms=cost_terms)
+    tokens = policy.candidates(predicted)
     inputs = torch.from_numpy(policy.network.inputs(data.embeddings, data.prompt_tokens))
     network = _network(policy)
     w = torch.from_numpy(preferences_from_w_cost(w_cost).astype(np.float32))
     chosen = []
     with torch.no_grad():
-        for start in range(0, n, CHUNK_ROWS):
+        for start in range(0, len(tokens), CHUNK_ROWS):
             arms = torch.from_numpy(tokens[start : start + CHUNK_ROWS])
             mask = torch.ones(arms.shape[:2], dtype=torch.bool)
             logits, _ = network(inputs[start : start + CHUNK_ROWS], arms, mask, w.expand(len(arms), -1, -1))

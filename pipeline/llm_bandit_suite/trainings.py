@@ -23,15 +23,13 @@ from pipeline.console import progress
 from pipeline.layout import RunLayout
 from pipeline.llm_bandit_suite.bench import columns_of
 from pipeline.train import TRAINERS
-from pipeline.train_llm_bandit import identity_stage
+from pipeline.train_llm_bandit import identity_stage, pretrained_network
 from pipeline.training import TrainingInputs, content_hash
 from policies.base import Policy
 from policies.datasets import OutcomeMatrix
 from policies.llm_bandit.contexts import decision_table
 from policies.llm_bandit.policy import LlmBanditPolicy
-from policies.llm_bandit.pretraining import PretrainSettings, pretrain
 from policies.llm_bandit.sampling import SetSampler
-from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
 from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.preference import cost_term
 from policies.registry import policy_class
@@ -152,20 +150,15 @@ def train_supervised(config: TradewindConfig, data: TrainingInputs, *, fixed_cos
     Raises:
         InputError: see :func:`pipeline.train_llm_bandit.train_llm_bandit`.
     """
-    settings, seed = config.policy, config.run.seed
+    settings = config.policy
     assert settings.name == "llm_bandit"
     assert isinstance(data.train, OutcomeMatrix)
     model = identity_stage(config, data.train, data)
     if fixed_costs:
         means = fixed_cost_terms(data.train, data.tau_usd)
         model = replace(model, cost_terms=np.broadcast_to(means, model.cost_terms.shape))
-    table = decision_table(data.train, model, importance_clip=settings.importance_clip, seed=seed)
-    shape = SetShape(table.inputs.shape[1], table.identity.shape[1], **settings.set.model_dump())
-    network = SetPolicyNetwork.seeded(shape, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sampler = SetSampler(**settings.candidates.model_dump())
-        pretrain(network, table, sampler, PretrainSettings(**settings.pretrain.model_dump()), seed=seed)
+    table = decision_table(data.train, model, importance_clip=settings.importance_clip, seed=config.run.seed)
+    network = pretrained_network(config, table, SetSampler(**settings.candidates.model_dump()))
     return LlmBanditPolicy(model.network, model.arms, FrozenSetPolicy.of(network))
 
 

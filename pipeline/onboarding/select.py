@@ -16,13 +16,11 @@ from pipeline.onboarding.newcomer import AskablePool, Newcomer
 from pipeline.tables import write_table
 from policies.errors import InputError
 from policies.llm_bandit.identity_vectors import expected_output_cost_usd
+from policies.llm_bandit.onboarding import STRATA
 from policies.llm_bandit.selection import SELECTIONS, AskablePrompts
 from policies.llm_bandit.selection import select as select_rows
 
 Float64Array = npt.NDArray[np.float64]
-
-STRATA = 10
-"""Parts of equal size, from easy (1) to hard, that the table names."""
 
 
 def select(config: TradewindConfig) -> pl.DataFrame:

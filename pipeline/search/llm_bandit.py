@@ -22,16 +22,21 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from pipeline.config import TradewindConfig
 from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.config.tune import Choices, Dimension, Interval
-from pipeline.train_llm_bandit import irt_settings, ppo_config, save_weights
+from pipeline.train_llm_bandit import (
+    irt_settings,
+    ppo_config,
+    pretrained_network,
+    save_weights,
+    set_shape,
+)
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import calibrated_identity_vectors
 from policies.llm_bandit.contexts import DecisionTable, decision_table
 from policies.llm_bandit.observations import Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.llm_bandit.ppo import SetPpo, SetPpoConfig
-from policies.llm_bandit.pretraining import PretrainSettings, pretrain
 from policies.llm_bandit.sampling import SetSampler
-from policies.llm_bandit.set_network import SetPolicyNetwork, SetShape
+from policies.llm_bandit.set_network import SetPolicyNetwork
 from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.pool import ModelPool
 from policies.rllib.columns import TRAIN, open_columns
@@ -71,7 +76,7 @@ def llm_bandit_config(
     table = DecisionTable.open(stage_1 / DECISIONS)
     sampler = SetSampler(**_settings(config).candidates.model_dump())
     weights = _pretrained(config, stage_1, table, sampler)
-    return ppo_config(config, stage_1 / DECISIONS, weights, _shape(config, table), sampler)
+    return ppo_config(config, stage_1 / DECISIONS, weights, set_shape(config, table), sampler)
 
 
 def llm_bandit_policy(algorithm: Algorithm) -> LlmBanditPolicy:
@@ -102,7 +107,7 @@ def _stage_1(config: TradewindConfig, tau_usd: float, root: Path, pool: ModelPoo
         )
         table = decision_table(data, model, importance_clip=policy.importance_clip, seed=config.run.seed)
         table.write(folder / DECISIONS)
-        unused = SetPolicyNetwork.seeded(_shape(config, table), config.run.seed)
+        unused = SetPolicyNetwork.seeded(set_shape(config, table), config.run.seed)
         (folder / ROUTER).mkdir()
         LlmBanditPolicy(model.network, model.arms, FrozenSetPolicy.of(unused)).save(folder / ROUTER)
         (folder / "models.json").write_text(json.dumps(pool.models))
@@ -112,15 +117,11 @@ def _stage_1(config: TradewindConfig, tau_usd: float, root: Path, pool: ModelPoo
 
 def _pretrained(config: TradewindConfig, stage_1: Path, table: DecisionTable, sampler: SetSampler) -> Path:
     """Return the file of a pretrained network's weights."""
-    policy, seed = _settings(config), config.run.seed
-    settings = [policy.set, policy.candidates, policy.pretrain, seed]
+    policy = _settings(config)
+    settings = [policy.set, policy.candidates, policy.pretrain, config.run.seed]
 
     def make(folder: Path) -> None:
-        network = SetPolicyNetwork.seeded(_shape(config, table), seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            pretrain(network, table, sampler, PretrainSettings(**policy.pretrain.model_dump()), seed=seed)
-        save_weights(network, folder / "weights.safetensors")
+        save_weights(pretrained_network(config, table, sampler), folder / "weights.safetensors")
 
     return _once(stage_1 / f"pretrained-{_key(settings)}", make) / "weights.safetensors"
 
@@ -168,10 +169,6 @@ def _data(directory: Path, pool: ModelPool) -> OutcomeMatrix | LoggedFeedback:
 
 def _double(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return values.astype(np.float64)
-
-
-def _shape(config: TradewindConfig, table: DecisionTable) -> SetShape:
-    return SetShape(table.inputs.shape[1], table.identity.shape[1], **_settings(config).set.model_dump())
 
 
 def _key(settings: list[Any]) -> str:

@@ -22,6 +22,8 @@ Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MAX_NEWTON_STEPS = 50
+STRATA = 10
+"""Parts of equal size, from easy to hard, into which prompts are cut."""
 COST_PRIOR_CALLS = 3.0
 """A new model's mean log cost starts from the pool's answer length at its own price, worth so many calls."""
 
@@ -39,7 +41,7 @@ def discrimination(scores: Float64Array) -> Float64Array:
 
 
 def stratified_selection(
-    scores: Float64Array, n_prompts: int, rng: np.random.Generator, *, strata: int = 10
+    scores: Float64Array, n_prompts: int, rng: np.random.Generator, *, strata: int = STRATA
 ) -> IntArray:
     """Return rows to ask a new model, shape (n_prompts,), spread from easy to hard prompts.
 

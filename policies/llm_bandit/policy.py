@@ -93,10 +93,10 @@ class LlmBanditPolicy(Policy):
         self, embeddings: FloatArray, w: npt.NDArray[np.float32], mask: BoolArray, tokens: FloatArray
     ) -> npt.NDArray[np.float64]:
         inputs = self.network.inputs(embeddings, tokens)
-        candidates = self._candidates(predict(self.network, self.arms, inputs, tokens))
+        candidates = self.candidates(predict(self.network, self.arms, inputs, tokens))
         return masked_softmax(self.decider.logits(inputs, candidates, mask, w), mask)
 
-    def _candidates(self, predicted: Predictions) -> npt.NDArray[np.float32]:
+    def candidates(self, predicted: Predictions) -> npt.NDArray[np.float32]:
         """Return the set policy's tokens, shape (n, K, m + 2)."""
         n, k = predicted.scores.shape
         candidates = np.empty((n, k, self.network.identity_dim + 2), dtype=np.float32)
@@ -119,7 +119,7 @@ class LlmBanditPolicy(Policy):
         predicted = predict_from(self.network, self.arms, loadings, tokens)
         scores = predicted.scores[0]
         prompt_cost = prompt_tokens * self.arms.input_price_per_token_usd * self.arms.recalibration
-        candidates = self._candidates(predicted)
+        candidates = self.candidates(predicted)
         return Judgement(
             preference[0] * scores - preference[1] * predicted.cost_terms[0],
             scores,

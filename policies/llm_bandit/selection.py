@@ -16,12 +16,10 @@ from policies.errors import InputError
 from policies.llm_bandit.identity_vectors import Arms, ScoringNetwork, logits
 from policies.llm_bandit.item_effects import ItemEffects
 from policies.llm_bandit.observations import Observations
-from policies.llm_bandit.onboarding import VectorPrior, stratified_selection
+from policies.llm_bandit.onboarding import STRATA, VectorPrior, stratified_selection
 
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-STRATA = 10
 
 SHORTLIST = 500
 """Prompts that a greedy choice looks at: drawn afresh, they keep it from the table's few most extreme loadings."""

@@ -71,7 +71,8 @@ def tables(tmp_path_factory):
     return folder, write_tables(folder)
 
 
-def make_config(tables, run_dir, *overrides):
+def config_over(tables, run_dir, *overrides):
+    """The configuration of a run over the tables, with the defaults of everything else."""
     folder, _ = tables
     return load_config(
         [
@@ -80,10 +81,13 @@ def make_config(tables, run_dir, *overrides):
             f"data.outcomes={folder / 'outcomes.parquet'}",
             f"pool={folder / 'pool.yaml'}",
             f"run.dir={run_dir}",
-            *QUICK,
             *overrides,
         ]
     )
+
+
+def make_config(tables, run_dir, *overrides):
+    return config_over(tables, run_dir, *QUICK, *overrides)
 
 
 def prepared(tables, run_dir, *overrides):

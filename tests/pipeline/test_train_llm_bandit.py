@@ -15,7 +15,7 @@ from pipeline.training_evidence import learning_curves
 from policies.bundle import RouterBundle
 from policies.constants import BestSinglePolicy
 from policies.errors import InputError
-from tests.pipeline.test_train import mean_dial_reward, prepared, tables  # noqa: F401
+from tests.pipeline.test_train import config_over, mean_dial_reward, prepared, tables  # noqa: F401
 
 QUICK = (
     "policy=llm_bandit",
@@ -38,18 +38,7 @@ QUICK = (
 def quick(tables, run_dir, *overrides):  # noqa: F811
     """A run ready to train LLM Bandit: `prepared` composes its own policy, which is replaced here."""
     _, layout = prepared(tables, run_dir)
-    folder, _ = tables
-    config = load_config(
-        [
-            "data=tables",
-            f"data.prompts={folder / 'prompts.parquet'}",
-            f"data.outcomes={folder / 'outcomes.parquet'}",
-            f"pool={folder / 'pool.yaml'}",
-            f"run.dir={run_dir}",
-            *QUICK,
-            *overrides,
-        ]
-    )
+    config = config_over(tables, run_dir, *QUICK, *overrides)
     if config.train.mode == "logged":
         simulate.run(config)
     return config, layout
@@ -90,24 +79,10 @@ def known(tables, tmp_path):  # noqa: F811
     return load_outcomes(layout, config, ("train",))
 
 
-def config_of(tables, layout, *overrides):  # noqa: F811
-    folder, _ = tables
-    return load_config(
-        [
-            "data=tables",
-            f"data.prompts={folder / 'prompts.parquet'}",
-            f"data.outcomes={folder / 'outcomes.parquet'}",
-            f"pool={folder / 'pool.yaml'}",
-            f"run.dir={layout.root}",
-            *overrides,
-        ]
-    )
-
-
 def ingested(tables, tmp_path, rows):  # noqa: F811
     """Ingest again with comparisons; return the run's layout."""
     _, layout = quick(tables, tmp_path / "run")
-    ingest.run(config_of(tables, layout, f"data.comparisons={comparisons_file(tmp_path, rows)}"))
+    ingest.run(config_over(tables, layout.root, f"data.comparisons={comparisons_file(tmp_path, rows)}"))
     return layout
 
 
@@ -188,7 +163,7 @@ def test_training_takes_the_runs_comparisons(tables, tmp_path, known):  # noqa: 
     rows = [(p, "left", "right", "tie") for p in known.prompt_ids[:50]]
     layout = ingested(tables, tmp_path, rows)
     config = load_config([*QUICK, "policy.ppo.iterations=0", f"run.dir={layout.root}"])
-    validation = load_outcomes(layout, config_of(tables, layout), ("validation",))
+    validation = load_outcomes(layout, config_over(tables, layout.root), ("validation",))
     lines: list[dict] = []
     inputs = TrainingInputs(known, validation, known.tau_usd(), tmp_path, lines.append)
     trained = train_llm_bandit(config, inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import train_llm_bandit
 from pipeline.compose import load_config
 from pipeline.search import llm_bandit
 from pipeline.search.learners import LEARNERS
@@ -62,10 +63,10 @@ def decisions(policy: Policy) -> np.ndarray:
 def test_trials_share_stage_1_and_equal_pretraining(search, ray_session, monkeypatch):
     spec, arrays = search
     trained: list[str] = []
-    for name in ("calibrated_identity_vectors", "pretrain"):
-        original = getattr(llm_bandit, name)
+    for module, name in ((llm_bandit, "calibrated_identity_vectors"), (train_llm_bandit, "pretrain")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            llm_bandit, name, lambda *a, _o=original, _n=name, **k: (trained.append(_n), _o(*a, **k))[1]
+            module, name, lambda *a, _o=original, _n=name, **k: (trained.append(_n), _o(*a, **k))[1]
         )
     for values in ({"policy.ppo.lr": 1e-3}, {"policy.ppo.lr": 1e-4}, {"policy.pretrain.lr": 5e-3}):
         candidate = Candidate(spec, values, arrays)
