@@ -6,6 +6,11 @@ older release required is required. So they are narrower than the definitions: w
 for a misspelt, misplaced or missing field. Pod templates and volumes are Kubernetes' own types and are checked against
 its published schemas instead. On a cluster that has the operator, `kubectl apply --dry-run=server` asks the
 definitions themselves.
+
+Fields, types and choices were compared with docs/reference/api.md of ray-project/kuberay, generated from its Go types:
+release 1.7.0 (commit 97509c3a7216) and, as the older one, 1.6.2 (commit 0a9eabde561a). What is required was compared
+with ray-operator/apis/ray/v1/*_types.go (raycluster of 1.7, rayjob and rayservice of 1.5) and, for RayCronJob, with
+ray-operator/config/crd/bases/ray.io_raycronjobs.yaml (commit 12cb11e48d1a, before 1.6.0).
 """
 
 from typing import Any
@@ -57,6 +62,7 @@ CLUSTER = group(
         securityContext={"type": "object"},
     ),
     gcsFaultToleranceOptions=group(
+        ("redisAddress",),
         redisAddress=TEXT,
         redisUsername=REDIS_CREDENTIAL,
         redisPassword=REDIS_CREDENTIAL,
@@ -98,7 +104,7 @@ JOB = group(
     entrypointNumGpus=NUMBER,
     entrypointResources=TEXT,
     backoffLimit=WHOLE,
-    activeDeadlineSeconds=WHOLE,
+    activeDeadlineSeconds={"type": "integer", "minimum": 1},
     shutdownAfterJobFinishes=FLAG,
     ttlSecondsAfterFinished=WHOLE,
     suspend=FLAG,
@@ -106,7 +112,6 @@ JOB = group(
     clusterSelector=STRINGS,
     submitterConfig=group(backoffLimit=WHOLE),
     submitterPodTemplate=POD_TEMPLATE,
-    deletionStrategy={"type": "object"},
     rayClusterSpec=CLUSTER,
 )
 
