@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -26,7 +28,9 @@ from policies.schemas import COMPARISONS, FEEDBACK, OUTCOMES, PROMPTS, TableSpec
 def run(config: TradewindConfig) -> None:
     """Write the run's prompts, splits and, by source, outcomes or feedback tables; comparisons where some are given.
 
-    Everything is read and checked before the first byte is written.
+    Everything is read and checked before the first byte is written. What was made of the tables that were there
+    before goes: embeddings, which ``embed`` makes again from the store wherever a text has not changed, and the log
+    of ``simulate`` or the outcomes of another source.
 
     Raises:
         InputError: see :func:`pipeline.tables.read_table`; or rows that name a prompt that is not in the
@@ -63,6 +67,8 @@ def run(config: TradewindConfig) -> None:
         provenance = replace(provenance, notes=(*provenance.notes, note))
 
     record_provenance(layout, provenance)  # first: no table lies here without what it forbids
+    _discard_embeddings(layout)  # before there are new texts, so that old vectors never lie beside them
+    (layout.feedback if spec is OUTCOMES else layout.outcomes).unlink(missing_ok=True)
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
     path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
     write_table(conform(spec, frame.to_arrow(), path), path)
@@ -77,6 +83,14 @@ def run(config: TradewindConfig) -> None:
     shares = dict(splits["split"].value_counts().iter_rows())
     counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
     say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
+
+
+def _discard_embeddings(layout: RunLayout) -> None:
+    """Take the run's embeddings away, at once: what half a removal leaves has a name that ``embed`` sweeps."""
+    if layout.embeddings.exists():
+        left = layout.embeddings.with_name(f"{layout.embeddings.name}.{uuid.uuid4().hex[:8]}.tmp")
+        layout.embeddings.rename(left)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _comparisons(

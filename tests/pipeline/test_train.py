@@ -101,6 +101,28 @@ def prepared(tables, run_dir, *overrides):
     return config, layout
 
 
+def test_vectors_of_texts_that_were_ingested_anew_are_not_used(tables, tmp_path):
+    _, layout = prepared(tables, tmp_path / "run", "train.mode=logged")
+    path = tmp_path / "renamed.csv"
+    pl.read_parquet(layout.prompts).with_columns(prompt="Now: " + pl.col("prompt")).write_csv(path)
+    again = make_config(tables, tmp_path / "run", f"data.prompts={path}")
+    ingest.run(again)
+    assert not layout.feedback.exists(), "nor is the log that was simulated on them"
+    for stage in (train.run, simulate.run):
+        with pytest.raises(InputError, match="embeddings: missing; run `python -m pipeline embed"):
+            stage(again)
+    with pytest.raises(InputError, match="pipeline embed"):
+        load_outcomes(layout, again, ("train",))
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith("embeddings")] == []
+
+
+def test_an_ingest_that_fails_leaves_the_run_as_it_was(tables, tmp_path):
+    config, layout = prepared(tables, tmp_path / "run")
+    with pytest.raises(InputError):
+        ingest.run(make_config(tables, tmp_path / "run", "data.prompts=/nowhere.csv"))
+    assert len(load_outcomes(layout, config, ("train",))) > 0
+
+
 def mean_dial_reward(policy, data, tau_usd):
     rewards = []
     for w in dial_grid():

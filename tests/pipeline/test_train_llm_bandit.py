@@ -7,6 +7,7 @@ import pytest
 from pipeline import ingest, simulate, train
 from pipeline.comparisons import comparisons_hash, read_comparisons, training_comparisons
 from pipeline.compose import load_config
+from pipeline.embedding_table import write_embeddings
 from pipeline.join import load_outcomes
 from pipeline.provenance import read_provenance
 from pipeline.train_llm_bandit import train_llm_bandit
@@ -83,6 +84,7 @@ def ingested(tables, tmp_path, rows):  # noqa: F811
     """Ingest again with comparisons; return the run's layout."""
     _, layout = quick(tables, tmp_path / "run")
     ingest.run(config_over(tables, layout.root, f"data.comparisons={comparisons_file(tmp_path, rows)}"))
+    write_embeddings(tables[1], layout.embeddings)
     return layout
 
 
