@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 HASH_COLUMN = "content_hash"
 STALE_S = 3600.0
 """Age in seconds at which a temporary file is taken for the leftover of a killed run."""
+
+INDEX_READERS = 16
+"""Shards whose hashes are read side by side: an object store answers many questions in the time of one."""
+VECTOR_READERS = 4
+"""Shards whose vectors are: up to 50 MB each are in memory at once."""
 
 
 class DamagedShardError(Exception):
@@ -73,7 +79,7 @@ class EmbeddingStore:
         schema = pa.schema([(HASH_COLUMN, pa.string()), (VECTOR_COLUMN, column.type)])
         table = pa.table([pa.array(hashes, pa.string()), column], schema=schema)
         table = table.replace_schema_metadata(identity_metadata(self.identity))
-        write_table(table, f"{self.folder}/{name}", parquet_options=PARQUET_OPTIONS)
+        write_table(table, f"{self.folder}/{name}", parquet_options=PARQUET_OPTIONS, many_writers=True)
         return name
 
     def holds(self, hashes: list[str]) -> bool:
@@ -95,19 +101,23 @@ class EmbeddingStore:
             return StoreIndex.of([], [])
         files = sorted(fs.ls(folder, detail=False))
         _sweep(fs, [f for f in files if f.endswith(".tmp")])
-        keys, shards = [], []
-        for path in (f for f in files if f.endswith(".parquet")):
+
+        def keys_in(path: str) -> Keys | None:
             try:
                 schema, column = _read(fs, path, HASH_COLUMN)
             except (pa.ArrowException, OSError) as error:
                 _discard_damaged(fs, path, error)
-                continue
+                return None
             found = identity_of(schema, path)
             if not same_vectors(found, self.identity):
                 raise InputError(f"{path}: vectors of {found} in the store of {self.identity}; move it away")
-            shards.append(path)
-            keys.append(keys_of_hashes(column.to_pylist(), path))
-        return StoreIndex.of(shards, keys)
+            return keys_of_hashes(column.to_pylist(), path)
+
+        shards = [path for path in files if path.endswith(".parquet")]
+        with ThreadPoolExecutor(INDEX_READERS) as pool:
+            keys = dict(zip(shards, pool.map(keys_in, shards)))
+        whole = {path: found for path, found in keys.items() if found is not None}
+        return StoreIndex.of(list(whole), list(whole.values()))
 
     def gather(self, places: Places) -> npt.NDArray[np.floating]:
         """Return the vectors at ``places``, shape (n, d), in their order; each shard is read once.
@@ -120,16 +130,19 @@ class EmbeddingStore:
         vectors = np.empty((len(places.shard), self.identity.dimension), dtype=self.dtype)
         order = np.argsort(places.shard, kind="stable")
         numbers, starts = np.unique(places.shard[order], return_index=True)
-        damaged = []
-        for number, at in zip(numbers, np.split(order, starts[1:])):
-            path = places.files[int(number)]
+
+        def place(number: int, at: npt.NDArray[np.int64]) -> str | None:
+            path = places.files[number]
             try:
                 found = to_matrix(_read(fs, path, VECTOR_COLUMN)[1])
             except (pa.ArrowException, OSError) as error:
                 _discard_damaged(fs, path, error)
-                damaged.append(path)
-                continue
+                return path
             vectors[at] = found[places.row[at]]
+            return None
+
+        with ThreadPoolExecutor(VECTOR_READERS) as pool:
+            damaged = list(filter(None, pool.map(place, numbers.tolist(), np.split(order, starts[1:]))))
         if damaged:
             raise DamagedShardError(", ".join(damaged))
         return vectors
@@ -200,7 +213,7 @@ def _shard_name(hashes: list[str]) -> str:
 
 def _read(fs: fsspec.AbstractFileSystem, path: str, column: str) -> tuple[pa.Schema, pa.ChunkedArray]:
     with fs.open(path, "rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
-        return file.schema_arrow, file.read([column]).column(column)
+        return file.schema_arrow, file.read([column], use_threads=False).column(column)
 
 
 def _discard_damaged(fs: fsspec.AbstractFileSystem, path: str, error: pa.ArrowException | OSError) -> None:

@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 import resource
+import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -453,6 +456,43 @@ def test_a_shard_that_cannot_be_opened_for_now_is_kept(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert store.holds(hashes)
+
+
+class SlowFiles(LocalFileSystem):
+    """Files that take 10 ms to open, as those of an object store do, and how many were being opened at once."""
+
+    protocol = "slow"
+    opening = 0
+    most = 0
+
+    def _open(self, path, *args, **kwargs):
+        SlowFiles.opening += 1
+        SlowFiles.most = max(SlowFiles.most, SlowFiles.opening)
+        time.sleep(0.01)
+        SlowFiles.opening -= 1
+        return super()._open(path, *args, **kwargs)
+
+
+def test_a_slow_stores_shards_are_read_side_by_side_and_kept_in_order(tmp_path, monkeypatch):
+    fsspec.register_implementation("slow", SlowFiles, clobber=True)
+    hashes = [content_hash(f"text {i}") for i in range(120)]
+    vectors = np.arange(480, dtype=np.float32).reshape(120, 4)
+    local = EmbeddingStore(str(tmp_path), WHO, "float32")
+    names = [local.write_shard(hashes[i : i + 3], vectors[i : i + 3]) for i in range(0, 120, 3)]
+    damaged = Path(local.folder) / names[5]
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    slow = EmbeddingStore(f"slow://{tmp_path}", WHO, "float32")
+    monkeypatch.setattr(SlowFiles, "most", 0)
+    index = slow.index()
+    assert SlowFiles.most > 1
+    assert [Path(path).name for path in index.files] == sorted({*names} - {names[5]})
+    assert not damaged.exists()
+    keys = keys_of_hashes(hashes, "the test")
+    assert np.flatnonzero(index.lacks(keys)).tolist() == [15, 16, 17]
+    rows = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(120), [15, 16, 17]))
+    monkeypatch.setattr(SlowFiles, "most", 0)
+    np.testing.assert_array_equal(slow.gather(index.places(keys[rows])), vectors[rows])
+    assert SlowFiles.most > 1
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
