@@ -81,8 +81,13 @@ def record_config(config: TradewindConfig, overrides: Sequence[str]) -> None:
     lines = [f"{k}={v}" for k, v in placed.items() if k not in ("output", "run.dir", "tune.resume")]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / OVERRIDES_FILE).write_text(yaml.safe_dump(lines))
-        (run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config.plain(), sort_keys=False))
+        for name, text in (
+            (OVERRIDES_FILE, yaml.safe_dump(lines)),
+            (CONFIG_FILE, yaml.safe_dump(config.plain(), sort_keys=False)),
+        ):
+            staging = run_dir / f"{name}.tmp"
+            staging.write_text(text)
+            staging.replace(run_dir / name)
     except OSError as error:
         raise InputError(f"run.dir={run_dir}: cannot be written: {error.strerror}") from None
 

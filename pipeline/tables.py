@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from policies.errors import InputError
+from policies.leftovers import remove_leftovers
 from policies.schemas import TableSpec
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -251,12 +253,20 @@ def write_table(
     *,
     row_group_rows: int = 65_536,
     parquet_options: Mapping[str, Any] | None = None,
+    many_writers: bool = False,
 ) -> None:
     """Write one Parquet file so that readers see it whole or not at all.
 
-    Local files are written under a temporary name and renamed. To an object store the finished bytes are sent at
-    once: a file that is open there is published when it is closed, by an error too.
-    ``parquet_options`` goes to :func:`pyarrow.parquet.write_table`; the default is zstd compression.
+    Local files are written under a temporary name and renamed; what killed writers of the same file left behind is
+    removed then. To an object store the finished bytes are sent at once: a file that is open there is published when
+    it is closed, by an error too.
+
+    Args:
+        table: what to write.
+        uri: the file.
+        row_group_rows: rows of a row group at most.
+        parquet_options: go to :func:`pyarrow.parquet.write_table`; the default is zstd compression.
+        many_writers: whether others may be writing the same file now; then nothing is removed.
     """
     options = {"compression": "zstd", "row_group_size": row_group_rows, **(parquet_options or {})}
     fs, path = fsspec.core.url_to_fs(uri)
@@ -275,6 +285,8 @@ def write_table(
         if fs.exists(target):
             fs.rm(target)
         raise
+    if not many_writers:
+        remove_leftovers(Path(path))
 
 
 def to_polars(table: pa.Table) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ TRAINERS: dict[str, Trainer] = {
 }
 """Learner of each ``policy.name``."""
 
+SCRATCH = ".training-"
+"""How the folder of a training's working files begins; it is in the run's."""
+
 
 def run(config: TradewindConfig) -> RouterBundle:
     """Train the configured policy and write it to the run's folder.
@@ -59,7 +63,9 @@ def run(config: TradewindConfig) -> RouterBundle:
     layout = RunLayout.of(config)
     refuse_training(layout)
     layout.need(layout.splits, "ingest")
-    with tempfile.TemporaryDirectory(prefix=".training-", dir=layout.root) as scratch:
+    for left in layout.root.glob(f"{SCRATCH}*"):  # of a killed training
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=layout.root) as scratch:
         return _train(config, layout, Path(scratch))
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from policies.base import Policy
 from policies.costs import CostModel
 from policies.errors import InputError
+from policies.leftovers import remove_leftovers
 from policies.pool import ModelPool, read_pool_file
 from policies.registry import policy_class
 
@@ -98,11 +99,13 @@ class RouterBundle:
             version = _content_version(self.policy.kind, staging)
             (staging / "VERSION").write_text(version + "\n")
             if directory.exists():
-                shutil.rmtree(directory)
+                # Aside at once: whoever reads meanwhile meets the old policy or none, never a part of it.
+                directory.rename(directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.tmp"))
             staging.replace(directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        remove_leftovers(directory)
         return version
 
     @classmethod
