@@ -205,11 +205,11 @@ class OfflineAlgorithm(Algorithm):
         # Every learner must take the same number of steps, or gradient averaging would wait for ever.
         n_rows = self.offline_data.n_rows // learners * learners
         batch = self.offline_data.sample(n_rows, epoch=self.iteration)
-        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, n_rows, reduce="lifetime_sum")
-        timesteps = {
-            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(NUM_ENV_STEPS_SAMPLED_LIFETIME),
-            EPOCH: self.iteration,
-        }
+        # Up to the end of this epoch, however often it is begun again: RLlib's counters are not taken back.
+        seen = (self.iteration + 1) * n_rows
+        counted = self.metrics.peek(NUM_ENV_STEPS_SAMPLED_LIFETIME, default=0)
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, seen - counted, reduce="lifetime_sum")
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: seen, EPOCH: self.iteration}
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(batch=batch, timesteps=timesteps)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)

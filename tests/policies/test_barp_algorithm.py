@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from policies.barp.algorithm import BarpAlgorithm, BarpAlgorithmConfig
 from policies.barp.learner import (
@@ -148,6 +149,19 @@ def test_restored_run_goes_on_as_if_unbroken(ray_session, tmp_path):
     finally:
         algorithm.stop()
         restored.stop()
+
+
+def test_an_epoch_that_is_begun_again_counts_once(ray_session, tmp_path):
+    algorithm = build(tmp_path / "arrays", planted_table())
+    try:
+        algorithm.train()
+        algorithm.training_step()  # its learner died, say
+        algorithm.training_step()
+        assert algorithm.metrics.peek(NUM_ENV_STEPS_SAMPLED_LIFETIME) == 2 * 500
+        assert algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 2 * 500
+        assert algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 3 * 500
+    finally:
+        algorithm.stop()
 
 
 def test_two_learners_train_one_policy(ray_session, tmp_path):
