@@ -28,7 +28,7 @@ from pipeline.lock import LOCK_FILE, read_lock
 from policies.errors import InputError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 CHECKOUT = CONF_DIR.parent
 PACKAGES = ("pipeline", "policies", "serve", "conf")
@@ -215,13 +215,12 @@ def _started(client: JobSubmissionClient, **job: Any) -> str:
 
 def _follow_to_end(client: JobSubmissionClient, address: str, job_id: str) -> int:
     try:
-        asyncio.run(_stream(client, job_id))
+        info = asyncio.run(_stream(client, job_id))
     except KeyboardInterrupt:
         return _interrupted(client, address, job_id)
     except ConnectionError as error:
         _tell(f"{job_id}: {error}; the job may still run. {_how_to_go_on(address, job_id)}")
         return 1
-    info = client.get_job_info(job_id)
     if info.driver_exit_code is not None:
         _tell(f"{job_id}: {str(info.status).lower()}, exit code {info.driver_exit_code}")
         return int(info.driver_exit_code)
@@ -229,8 +228,10 @@ def _follow_to_end(client: JobSubmissionClient, address: str, job_id: str) -> in
     return 0 if str(info.status) == "SUCCEEDED" else 1
 
 
-async def _stream(client: JobSubmissionClient, job_id: str) -> None:
-    """Print the log until the job has ended; after a broken connection go on where the print stopped.
+async def _stream(client: JobSubmissionClient, job_id: str) -> JobDetails:
+    """Print the log until the job has ended, and return what became of it.
+
+    After a broken connection it goes on where the print stopped.
 
     Raises:
         ConnectionError: the job server stayed silent for :data:`PATIENCE_S`.
@@ -245,8 +246,9 @@ async def _stream(client: JobSubmissionClient, job_id: str) -> None:
                 position += len(text)
                 shown = max(shown, position)
                 print(fresh, end="", flush=True)
-            if client.get_job_status(job_id).is_terminal():
-                return
+            info = client.get_job_info(job_id)
+            if info.status.is_terminal():
+                return info
             lost_since = None
         except (OSError, RuntimeError) as error:  # aiohttp's and requests' errors are OSErrors
             lost_since = lost_since or time.monotonic()
@@ -268,11 +270,14 @@ def _interrupted(
     if answer not in ("y", "yes"):
         _tell(f"{job_id}: left running. {_how_to_go_on(address, job_id)}")
         return INTERRUPTED
-    client.stop_job(job_id)
-    deadline = time.monotonic() + PATIENCE_S
-    while not client.get_job_status(job_id).is_terminal() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    _tell(f"{job_id}: {str(client.get_job_status(job_id)).lower()}")
+    try:
+        client.stop_job(job_id)
+        deadline = time.monotonic() + PATIENCE_S
+        while not client.get_job_status(job_id).is_terminal() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        _tell(f"{job_id}: {str(client.get_job_status(job_id)).lower()}")
+    except (OSError, RuntimeError) as error:
+        _tell(f"{job_id}: {error}; the job may still run. {_how_to_go_on(address, job_id)}")
     return INTERRUPTED
 
 

@@ -8,8 +8,10 @@ import pytest
 import ray
 from packaging.requirements import Requirement
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+from ray.job_submission import JobDetails, JobStatus, JobType
 from ray.runtime_env import RuntimeEnv
 
+from pipeline import submit
 from pipeline.__main__ import main
 from pipeline.lock import installed_closure, read_lock
 from pipeline.submit import Submission, checked_overrides, runtime_env, stage_working_dir
@@ -116,3 +118,40 @@ def test_the_closure_holds_indirect_dependencies_at_installed_versions():
     closure = installed_closure()
     assert closure["starlette"] == version("starlette")  # fastapi's, which is Ray Serve's
     assert closure["torch"] == version("torch").partition("+")[0]
+
+
+class BreakingConnection:
+    """A client of a job that succeeded, whose first questions about it find nobody, as when the head restarts."""
+
+    def __init__(self, silent):
+        self.silent = silent
+
+    async def tail_job_logs(self, job_id):
+        yield "all that it printed\n"
+
+    def get_job_info(self, job_id):
+        self.silent -= 1
+        if self.silent >= 0:
+            raise ConnectionError("connection refused")
+        return JobDetails(
+            submission_id=job_id,
+            type=JobType.SUBMISSION,
+            status=JobStatus.SUCCEEDED,
+            driver_exit_code=0,
+            entrypoint="",
+        )
+
+
+def test_a_connection_lost_at_the_jobs_end_is_taken_up_again(capsys):
+    assert submit._follow_to_end(BreakingConnection(silent=1), "http://head:8265", "job-1") == 0
+    printed = capsys.readouterr()
+    assert printed.out == "all that it printed\n", "the log is shown once"
+    assert "job-1: succeeded, exit code 0" in printed.err
+
+
+def test_a_connection_that_stays_lost_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.0)
+    assert submit._follow_to_end(BreakingConnection(silent=100), "http://head:8265", "job-1") == 1
+    assert "connection refused); the job may still run. Follow it again: python -m pipeline attach" in (
+        capsys.readouterr().err
+    )
