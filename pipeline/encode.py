@@ -9,7 +9,7 @@ the same shards, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,8 @@ from pipeline.config import TradewindConfig
 from pipeline.config.data import EncoderConfig
 from pipeline.console import progress, say
 from pipeline.embedding_store import EmbeddingStore
-from pipeline.prompt_stream import PromptStream, RowGroup
+from pipeline.prompt_stream import PromptStream
+from pipeline.row_groups import RowGroup
 from policies.encoder import content_hash, load_encoder
 from policies.errors import InputError
 
@@ -84,13 +85,8 @@ def window_blocks(
         if not mask.any():
             continue
         if isinstance(prompts, PromptStream):
-            group = prompts.groups[window.group]
             row = {
-                "path": group.path,
-                "number": group.number,
-                "group_start": group.start,
-                "group_rows": group.rows,
-                "first_in_file": group.first_in_file,
+                "group": asdict(prompts.groups[window.group]),
                 "start": window.start,
                 "rows": window.stop - window.start,
                 "bits": np.packbits(mask).tobytes(),
@@ -128,9 +124,7 @@ class ShardEncoder:
             yield from self._encode(self._texts(row))
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
-        group = RowGroup(
-            row["path"], row["number"], row["group_start"], row["group_rows"], row["first_in_file"]
-        )
+        group = RowGroup(**row["group"])
         # Windows of a row group come one after the other.
         if self._held is None or self._held[0] != group:
             self._held = None

@@ -28,7 +28,8 @@ from pipeline.config import TradewindConfig
 from pipeline.embedding_table import VECTOR_COLUMN, read_identity, to_matrix
 from pipeline.layout import RunLayout
 from pipeline.prompt_index import NOT_WANTED, PromptIndex
-from pipeline.tables import conform, data_files, to_polars, unreadable
+from pipeline.row_groups import RowGroup, row_groups
+from pipeline.tables import conform, data_files, to_polars
 from policies.datasets import LoggedFeedback
 from policies.errors import InputError
 from policies.pool import ModelPool
@@ -39,17 +40,6 @@ BATCH_ROWS = 16_384
 
 RESIDENT_BYTES = 256 * 2**20
 """Written pages are handed back to the system after so many bytes; they stay in its cache while there is room."""
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """A piece of a Parquet file that is read at once: its file, number, first row and number of rows."""
-
-    file_number: int
-    path: str
-    number: int
-    first_row: int
-    rows: int
 
 
 Reader = Callable[[RowGroup], Iterator[pa.Table]]
@@ -82,9 +72,9 @@ def stream_feedback(
     index = PromptIndex.build(layout, part_of)
     index.write(directory / "prompts.arrow")
     shared = str(directory / "prompts.arrow")
-    log_groups, vector_groups = _row_groups(str(feedback)), _row_groups(str(vectors))
+    log_groups, vector_groups = (row_groups(*data_files(str(path))) for path in (feedback, vectors))
     events = _collect(_stream(log_groups, EventReader(shared, pool.models), config))
-    _check(events, pool, [group.path for group in log_groups if group.first_row == 0])
+    _check(events, pool, data_files(str(feedback))[1])
     logs: dict[str, LoggedFeedback] = {}
     rows: dict[str, npt.NDArray[np.int64]] = {}
     for number, name in enumerate(parts):
@@ -95,21 +85,6 @@ def stream_feedback(
     del events
     _write_vectors(_stream(vector_groups, VectorReader(shared), config), index, rows, directory, str(vectors))
     return {name: replace(log, embeddings=_mapped(directory / name)) for name, log in logs.items()}
-
-
-def _row_groups(uri: str) -> list[RowGroup]:
-    groups = []
-    for file_number, path in enumerate(data_files(uri)[1]):
-        try:
-            metadata = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path, error) from None
-        first = 0
-        for number in range(metadata.num_row_groups):
-            rows = metadata.row_group(number).num_rows
-            groups.append(RowGroup(file_number, path, number, first, rows))
-            first += rows
-    return groups
 
 
 def _stream(groups: list[RowGroup], read: Reader, config: TradewindConfig) -> Iterator[pa.Table]:
@@ -149,8 +124,7 @@ class EventReader:
         with pq.ParquetFile(group.path, memory_map=True) as file:
             known = [name for name in FEEDBACK.schema.names if name in file.schema_arrow.names]
             raw = file.read_row_group(group.number, columns=known)
-        source = f"{group.path}, rows {group.first_row + 1} to {group.first_row + group.rows}"
-        table = conform(FEEDBACK, raw, source, models=self.models)
+        table = conform(FEEDBACK, raw, group.source, models=self.models)
         index = PromptIndex.open(self.index)
         prompt = index.find(table["prompt_id"])
         part = np.where(prompt >= 0, index.parts[np.maximum(prompt, 0)], NOT_WANTED)
@@ -167,7 +141,7 @@ class EventReader:
             "completion_tokens",
             "estimated_prompt_tokens",
         ).with_columns(
-            row=pl.Series(group.first_row + wanted),
+            row=pl.Series(group.first_in_file + wanted),
             part=pl.Series(part[wanted].astype(np.int8)),
             prompt=pl.Series(prompt[wanted]),
             action=log["model"].replace_strict(
