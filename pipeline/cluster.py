@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import ray
+from ray.exceptions import ActorDiedError
 
 from pipeline.config import TradewindConfig
 from pipeline.config.stages import ClusterConfig
@@ -38,13 +39,19 @@ def user_error(error: BaseException) -> BaseException:
     seen: BaseException | None = error
     while seen is not None:
         for candidate in (seen, getattr(seen, "cause", None)):
-            if isinstance(candidate, InputError):
+            if isinstance(candidate, InputError) or _of_creation(candidate):
                 # Ray puts its traceback before the message and hints on retrying after it.
                 lines = str(candidate).strip().splitlines()
                 named = [line.partition("InputError: ")[2] for line in lines if "InputError: " in line]
                 return InputError(named[-1] if named else lines[-1])
         seen = seen.__cause__
     return error
+
+
+def _of_creation(error: BaseException | None) -> bool:
+    """Return whether an actor died of an InputError in its constructor: Ray keeps the traceback's text alone."""
+    name = f"{InputError.__module__}.{InputError.__qualname__}: "
+    return isinstance(error, ActorDiedError) and name in str(error)
 
 
 def _connect(cluster: ClusterConfig) -> None:

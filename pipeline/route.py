@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
-from pipeline.cluster import ray_session
+from pipeline.cluster import ray_session, user_error
 from pipeline.config import TradewindConfig
 from pipeline.console import progress, say
 from pipeline.embed import embed_table
@@ -99,10 +100,8 @@ def decide(
     n = len(vectors)
     actions = np.empty((n, len(w_costs)), dtype=np.int16)
     probabilities = np.ones((n, len(w_costs)), dtype=np.float64)
-    for j, w_cost in enumerate(w_costs):
-        given = policy.action_probabilities(
-            vectors, preferences_from_w_cost(w_cost, n), prompt_tokens=prompt_tokens
-        )
+    dial = preferences_from_w_cost(w_costs)
+    for j, given in enumerate(policy.over_dial(vectors, dial, prompt_tokens=prompt_tokens)):
         if uniforms is None:
             actions[:, j] = given.argmax(axis=1)
             continue
@@ -201,11 +200,14 @@ def _decide_all(
     actions = np.empty((n, len(w_costs)), dtype=np.int16)
     probabilities = np.empty((n, len(w_costs)), dtype=np.float64)
     with progress(n, "route", unit="prompt") as bar:
-        for part in decided.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            rows = part["row"].to_numpy()
-            actions[rows] = to_matrix(part["action"])
-            probabilities[rows] = to_matrix(part["probability"])
-            bar.update(len(rows))
+        try:
+            for part in decided.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                rows = part["row"].to_numpy()
+                actions[rows] = to_matrix(part["action"])
+                probabilities[rows] = to_matrix(part["probability"])
+                bar.update(len(rows))
+        except RayError as error:
+            raise user_error(error) from error
     return actions, probabilities
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline import route
@@ -17,7 +18,7 @@ from policies.encoder import encoder_identity
 from policies.errors import InputError
 from policies.pool import read_pool_file
 from policies.preference import dial_grid
-from policies.schemas import DECISIONS
+from policies.schemas import DECISIONS, PROMPTS
 
 N_PROMPTS = 13
 
@@ -130,6 +131,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(run_dir, na
     _save_bundle(load_config([f"run={run_dir}"]), RandomPolicy)
     with pytest.raises(InputError, match=r"output="):
         _route(run_dir, f"output={run_dir.parent}/{name}")
+
+
+def test_a_policy_that_a_worker_cannot_load_is_a_users_error(run_dir, ray_session, tmp_path):
+    """As on a cluster whose nodes do not see the run's folder: the driver has loaded the policy."""
+    _save_bundle(load_config([f"run={run_dir}"]), RandomPolicy)
+    prompts = pa.table([["q"], ["text"], [None]], schema=PROMPTS.schema)
+    vectors, w_costs = np.zeros((1, 384), np.float32), np.array([0.5])
+    with pytest.raises(InputError, match=str(tmp_path)):
+        route._decide_all(prompts, vectors, w_costs, tmp_path / "policy", load_config([]))
 
 
 def test_draws_follow_the_policys_probabilities():
