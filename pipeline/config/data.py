@@ -141,7 +141,9 @@ class EncoderConfig(Config):
     ] = Field(description="auto: torch-cuda-fp16 with GPUs, else the fastest that the driver's machine has")
     max_tokens: int = Field(ge=8, le=8192, description="longer prompts are cut")
     batch_tokens: int = Field(ge=64, description="padded tokens in one forward pass")
-    block_rows: int = Field(ge=1, description="prompts per stored shard: what a killed run loses at most")
+    block_rows: int = Field(
+        ge=1, description="prompts per stored shard; a killed run loses the shard that each actor is at"
+    )
     num_actors: Count = Field(description="encoder processes, one CPU each")
     max_actors: Count | None = Field(
         description="the pool grows from num_actors up to this while windows wait; null: a fixed pool"

@@ -59,7 +59,7 @@ class RouteConfig(Config):
         description="most probable model, or a draw from the policy"
     )
     w_costs: tuple[Fraction, ...] | None = Field(description="dial settings; null means 0, 0.05 .. 1")
-    block_rows: Count
+    block_rows: Count = Field(description="prompts decided in one call of a policy")
 
 
 class ServeConfig(Config):
