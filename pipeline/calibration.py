@@ -7,25 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from policies.base import Policy
-from policies.baselines.value import ValuePolicy
 from policies.bundle import RouterBundle
 from policies.datasets import OutcomeMatrix
 from policies.metrics.calibration import reliability
 from policies.outcome_model.policy import OutcomeModelPolicy
+from policies.predicting import PredictingPolicy
 from policies.preference import cost_term
 
 FloatArray = npt.NDArray[np.float64]
-
-
-def predicted_outcomes(policy: Policy, data: OutcomeMatrix) -> tuple[FloatArray, FloatArray] | None:
-    """Return predicted scores and cost terms, both of shape (n, K); None for a policy that predicts neither."""
-    if isinstance(policy, OutcomeModelPolicy):
-        expected = policy.expected_outcomes(data.embeddings, data.prompt_tokens)
-        return expected.scores, expected.cost_terms
-    if isinstance(policy, ValuePolicy):
-        return policy.predict(data.embeddings, data.prompt_tokens)
-    return None
 
 
 def calibration(bundle: RouterBundle, data: OutcomeMatrix, decided: FloatArray) -> dict[str, Any] | None:
@@ -39,10 +28,9 @@ def calibration(bundle: RouterBundle, data: OutcomeMatrix, decided: FloatArray) 
         data: n completely observed prompts.
         decided: shape (n_settings, n, K), the policy's decisions.
     """
-    found = predicted_outcomes(bundle.policy, data)
-    if found is None:
+    if not isinstance(bundle.policy, PredictingPolicy):
         return None
-    scores, cost_terms = found
+    scores, cost_terms = bundle.policy.predict(data.embeddings, data.prompt_tokens)
     tau_usd = bundle.policy.tau_usd if isinstance(bundle.policy, OutcomeModelPolicy) else bundle.tau_usd
     observed_terms = cost_term(data.costs_usd, tau_usd)
     calls = decided.mean(axis=0)

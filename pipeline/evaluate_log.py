@@ -145,15 +145,14 @@ def measure(
 def decisions(policy: Policy, events: LoggedFeedback, w_cost: FloatArray) -> FloatArray:
     """Return the policy's greedy decisions among the eligible models, one-hot, shape (S, n, K)."""
     decided = np.empty((len(w_cost), len(events), len(events.pool.models)))
-    for s, w in enumerate(w_cost):
-        decided[s] = greedy(
-            policy.action_probabilities(
-                events.embeddings,
-                preferences_from_w_cost(float(w), len(events)),
-                events.eligible,
-                prompt_tokens=events.prompt_tokens,
-            )
-        )
+    given = policy.over_dial(
+        events.embeddings,
+        preferences_from_w_cost(w_cost),
+        events.eligible,
+        prompt_tokens=events.prompt_tokens,
+    )
+    for s, probabilities in enumerate(given):
+        decided[s] = greedy(probabilities)
     return decided
 
 

@@ -111,12 +111,10 @@ def _truth(
 ) -> npt.NDArray[np.float64]:
     n = len(complete)
     values = []
-    for w in settings:
-        preference = preferences_from_w_cost(float(w), n)
-        choice = bundle.policy.action_probabilities(
-            complete.embeddings, preference, prompt_tokens=complete.prompt_tokens
-        ).argmax(axis=1)
-        at = (np.arange(n), choice)
+    dial = preferences_from_w_cost(settings)
+    given = bundle.policy.over_dial(complete.embeddings, dial, prompt_tokens=complete.prompt_tokens)
+    for w, probabilities in zip(settings, given):
+        at = (np.arange(n), probabilities.argmax(axis=1))
         exact = np.broadcast_to([1.0 - w, w], (n, 2))
         values.append(reward(complete.scores[at], complete.costs_usd[at], exact, tau_usd).mean())
     return np.array(values)

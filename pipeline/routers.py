@@ -78,11 +78,9 @@ def dial_probabilities(router: Router, data: OutcomeMatrix, w_cost: FloatArray) 
 
     One-hot rows of the most probable model, or the probabilities themselves for ``expected`` routers.
     """
-    n = len(data)
-    decided = np.empty((len(w_cost), n, len(data.pool.models)))
-    for s, w in enumerate(w_cost):
-        probabilities = router.policy.action_probabilities(
-            data.embeddings, preferences_from_w_cost(float(w), n), prompt_tokens=data.prompt_tokens
-        )
+    decided = np.empty((len(w_cost), len(data), len(data.pool.models)))
+    dial = preferences_from_w_cost(w_cost)
+    given = router.policy.over_dial(data.embeddings, dial, prompt_tokens=data.prompt_tokens)
+    for s, probabilities in enumerate(given):
         decided[s] = probabilities if router.expected else greedy(probabilities)
     return decided

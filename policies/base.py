@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
@@ -71,6 +71,33 @@ class Policy(ABC):
         Raises:
             ValueError: shapes disagree, or a row has no eligible model.
         """
+
+    def over_dial(
+        self,
+        embeddings: FloatArray,
+        dial: FloatArray,
+        eligible: BoolArray | None = None,
+        *,
+        prompt_tokens: FloatArray | None = None,
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield :meth:`action_probabilities` of the same prompts at each preference, shape (n, n_models) each.
+
+        What does not hang on the preference, a kind may compute once.
+
+        Args:
+            embeddings: shape (n, d).
+            dial: shape (m, 2), preferences.
+            eligible: shape (n, n_models); None means all.
+            prompt_tokens: shape (n,).
+
+        Raises:
+            ValueError: see :meth:`action_probabilities`.
+        """
+        n = len(embeddings)
+        for preference in np.asarray(dial):
+            yield self.action_probabilities(
+                embeddings, np.broadcast_to(preference, (n, 2)), eligible, prompt_tokens=prompt_tokens
+            )
 
     def judge(
         self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ def replace_file(path: Path, body: bytes) -> None:
     staging.replace(path)
 
 
+@cache
 def _vega() -> str:
-    """Return Vega, Vega-Lite and the embedder as one script (the stub of vl-convert forgets the default)."""
+    """Return Vega, Vega-Lite and the embedder as one script (the stub of vl-convert forgets the default).
+
+    Bundling takes seconds and always gives the same.
+    """
     return vl_convert.javascript_bundle()  # type: ignore[call-arg]

@@ -121,12 +121,8 @@ class DialValidator:
         """Return any policy's greedy decisions, shape (n, m)."""
         embeddings, allowed = self.embeddings.numpy(), self.allowed.numpy()
         tokens = None if self.prompt_tokens is None else self.prompt_tokens.numpy().astype(np.float64)
-        decided = []
-        for preference in self.preferences.numpy():
-            w = np.broadcast_to(preference, (len(embeddings), 2))
-            p = policy.action_probabilities(embeddings, w, allowed, prompt_tokens=tokens)
-            decided.append(torch.from_numpy(p.argmax(axis=1)))
-        return torch.stack(decided, dim=1)
+        given = policy.over_dial(embeddings, self.preferences.numpy(), allowed, prompt_tokens=tokens)
+        return torch.stack([torch.from_numpy(p.argmax(axis=1)) for p in given], dim=1)
 
     def mean_reward_at(self, actions: Tensor) -> float:
         """Return the mean reward of decisions, shape (n, m)."""

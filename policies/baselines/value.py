@@ -1,22 +1,19 @@
-"""What the baselines share: predict score and cost of every model, call the best reward; saved as plain arrays."""
+"""What the baselines share: they are saved as plain arrays, judge by their predictions, and price by regression."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.linear_model import Ridge, RidgeCV
 
-from policies.base import BoolArray, FloatArray, Judgement, Policy, greedy
+from policies.base import FloatArray, Judgement, Policy
 from policies.datasets import OutcomeMatrix
 from policies.errors import InputError
+from policies.predicting import Matrix, PredictingPolicy
 from policies.preference import cost_term
-
-Matrix = npt.NDArray[np.float64]
 
 COST_RIDGE_ALPHA = 10.0
 """Penalty of the cost regression, the best of 1 and 10 on held-out tasks and prompts of training splits."""
@@ -44,28 +41,8 @@ class ArrayPolicy(Policy):
 
 
 @dataclass(frozen=True)
-class ValuePolicy(ArrayPolicy):
-    """Calls the eligible model with the best predicted reward ``w_q q_hat - w_c c_hat``."""
-
-    @abstractmethod
-    def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        """Return predicted scores and cost terms ``min(c / tau, 1)``, both of shape (n, n_models)."""
-
-    def action_probabilities(
-        self,
-        embeddings: FloatArray,
-        preferences: FloatArray,
-        eligible: BoolArray | None = None,
-        *,
-        prompt_tokens: FloatArray | None = None,
-    ) -> Matrix:
-        n = len(embeddings)
-        mask = self.checked_eligible(n, eligible)
-        w = self.checked_preferences(embeddings, preferences)
-        if n == 0:
-            return np.zeros((0, len(self.models)))
-        scores, cost_terms = self.predict(embeddings, prompt_tokens)
-        return greedy(np.where(mask, w[:, :1] * scores - w[:, 1:] * cost_terms, -np.inf))
+class ValuePolicy(ArrayPolicy, PredictingPolicy):
+    """A predicting policy whose fields are arrays."""
 
     def judge(
         self, embedding: FloatArray, preference: tuple[float, float], prompt_tokens: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,12 +90,42 @@ class LlmBanditPolicy(Policy):
         ]
         return np.concatenate(chunks) if chunks else np.zeros((0, len(self.models)))
 
+    def over_dial(
+        self,
+        embeddings: FloatArray,
+        dial: FloatArray,
+        eligible: BoolArray | None = None,
+        *,
+        prompt_tokens: FloatArray | None = None,
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        n = len(embeddings)
+        mask = self.checked_eligible(n, eligible)
+        tokens = self._tokens(n, prompt_tokens)
+        at = [slice(i, i + CHUNK_ROWS) for i in range(0, n, CHUNK_ROWS)]
+        inputs = [self.network.inputs(embeddings[rows], tokens[rows]) for rows in at]
+        # Tokens of candidates take a dozen times the memory of the predictions, and little time to build.
+        predicted = [predict(self.network, self.arms, x, tokens[rows]) for x, rows in zip(inputs, at)]
+        for w in np.asarray(dial, dtype=np.float32):
+            chunks = [
+                self._probabilities(x, found, mask[rows], np.broadcast_to(w, (len(x), 2)))
+                for x, found, rows in zip(inputs, predicted, at)
+            ]
+            yield np.concatenate(chunks) if chunks else np.zeros((0, len(self.models)))
+
     def _decide(
         self, embeddings: FloatArray, w: npt.NDArray[np.float32], mask: BoolArray, tokens: FloatArray
     ) -> npt.NDArray[np.float64]:
         inputs = self.network.inputs(embeddings, tokens)
-        candidates = self.candidates(predict(self.network, self.arms, inputs, tokens))
-        return masked_softmax(self.decider.logits(inputs, candidates, mask, w), mask)
+        return self._probabilities(inputs, predict(self.network, self.arms, inputs, tokens), mask, w)
+
+    def _probabilities(
+        self,
+        inputs: npt.NDArray[np.float32],
+        predicted: Predictions,
+        mask: BoolArray,
+        w: npt.NDArray[np.float32],
+    ) -> npt.NDArray[np.float64]:
+        return masked_softmax(self.decider.logits(inputs, self.candidates(predicted), mask, w), mask)
 
     def candidates(self, predicted: Predictions) -> npt.NDArray[np.float32]:
         """Return the set policy's tokens, shape (n, K, m + 2)."""

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, ndtr
 
-from policies.base import BoolArray, FloatArray, Judgement, Policy, greedy
+from policies.base import FloatArray, Judgement
 from policies.errors import InputError
 from policies.outcome_model.cost_term import expected_cost_term
 from policies.outcome_model.features import ContextFeatures
 from policies.outcome_model.row import RowModel
 from policies.outcome_model.topics import TopicScores, fitted_share
+from policies.predicting import PredictingPolicy
 
 CHUNK_ROWS = 8192
 """Rows in one pass: bounds the memory of a large batch."""
@@ -39,7 +40,7 @@ class ExpectedOutcomes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OutcomeModelPolicy(Policy):
+class OutcomeModelPolicy(PredictingPolicy):
     """``argmax_k  w_quality q_k(x) - w_cost E[min(c_k(x) / tau, 1)]`` with learned q and c.
 
     The chosen model's expected cost term never rises with ``w_cost``: for each prompt the value is the upper
@@ -146,22 +147,14 @@ class OutcomeModelPolicy(Policy):
             member_scores.mean(axis=0), np.minimum(cost_terms * self.recalibration, 1.0), member_scores
         )
 
-    def action_probabilities(
-        self,
-        embeddings: FloatArray,
-        preferences: FloatArray,
-        eligible: BoolArray | None = None,
-        *,
-        prompt_tokens: FloatArray | None = None,
-    ) -> npt.NDArray[np.float64]:
-        n = len(embeddings)
-        w = self.checked_preferences(embeddings, preferences, len(self.features.mean))
-        mask = self.checked_eligible(n, eligible)
-        if n == 0:
-            return np.zeros((0, len(self.models)))
+    def predict(
+        self, embeddings: FloatArray, prompt_tokens: FloatArray | None
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        n, d = len(embeddings), len(self.features.mean)
+        if embeddings.shape != (n, d):
+            raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, {d})")
         expected = self.expected_outcomes(embeddings, prompt_tokens)
-        value = w[:, :1] * expected.scores - w[:, 1:] * expected.cost_terms
-        return greedy(np.where(mask, value, -np.inf))
+        return expected.scores, expected.cost_terms
 
     @cached_property
     def row_model(self) -> RowModel:

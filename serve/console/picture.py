@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from policies.base import greedy
 from policies.metrics.hull import mix_line
+from policies.preference import preferences_from_w_cost
 from serve.console.answers import AlwaysBest, ModelPicture, PolicyPicture
 from serve.console.expectations import expectations
 from serve.decider import Decider
@@ -77,10 +78,9 @@ def picture(decider: Decider, contexts: Contexts, *, sample: bool) -> Picture | 
     expected = expectations(bundle, embeddings, tokens)
     shares = np.zeros((len(DIAL), len(names)))
     costs, scores = np.zeros(len(DIAL)), np.zeros(len(DIAL))
-    for i, w_cost in enumerate(DIAL):
-        weights = np.tile(np.array([1.0 - w_cost, w_cost], dtype=np.float32), (n, 1))
-        p = bundle.policy.action_probabilities(embeddings, weights, eligible, prompt_tokens=tokens)
-        p = p if sample else greedy(p)
+    dial = preferences_from_w_cost(np.array(DIAL))
+    for i, given in enumerate(bundle.policy.over_dial(embeddings, dial, eligible, prompt_tokens=tokens)):
+        p = given if sample else greedy(given)
         shares[i] = p.mean(axis=0)
         costs[i] = (p * expected.costs_usd).sum(axis=1).mean()
         if expected.scores is not None:

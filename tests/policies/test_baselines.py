@@ -122,7 +122,16 @@ def test_decisions_do_not_hang_on_the_company(fitted):
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+def test_over_the_dial_it_decides_as_at_each_setting(fitted):
+    x, dial = world(40, 4).embeddings, preferences_from_w_cost(np.linspace(0, 1, 5))
+    eligible = np.random.default_rng(0).random((40, 3)) < 0.6
+    eligible[:, 1] = True
+    alone = [fitted.action_probabilities(x, np.tile(w, (40, 1)), eligible) for w in dial]
+    np.testing.assert_array_equal(list(fitted.over_dial(x, dial, eligible)), alone)
+
+
 def test_no_prompts_give_no_rows(fitted):
+    assert [p.shape for p in fitted.over_dial(np.zeros((0, 4), np.float32), np.eye(2))] == [(0, 3)] * 2
     p = fitted.action_probabilities(np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32))
     assert p.shape == (0, 3)
 

@@ -232,6 +232,13 @@ def test_probabilities_are_those_of_eligible_models(policy):
         probabilities(policy, np.zeros((20, 6), bool))
 
 
+def test_over_the_dial_it_decides_as_at_each_setting(policy):
+    x, tokens = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32), np.arange(20) + 5.0
+    dial = np.array([[1.0, 0.0], [0.4, 0.6], [0.0, 1.0]], dtype=np.float32)
+    alone = [policy.action_probabilities(x, np.tile(w, (20, 1)), prompt_tokens=tokens) for w in dial]
+    np.testing.assert_array_equal(list(policy.over_dial(x, dial, prompt_tokens=tokens)), alone)
+
+
 def test_ineligible_models_are_no_candidates(policy):
     """Deciding among some of the pool is what a policy over that smaller pool does."""
     kept = [0, 2, 5]

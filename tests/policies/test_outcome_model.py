@@ -202,6 +202,14 @@ def test_dial_never_raises_the_expected_cost_of_any_prompt(policy):
     assert (np.diff(np.stack(costs), axis=0) <= 1e-12).all()
 
 
+def test_over_the_dial_it_decides_as_at_each_setting(policy):
+    rng = np.random.default_rng(2)
+    x, tokens = rng.normal(size=(50, 6)).astype(np.float32), rng.uniform(1, 5000, 50)
+    dial = preferences_from_w_cost(dial_grid())
+    alone = [policy.action_probabilities(x, np.tile(w, (50, 1)), prompt_tokens=tokens) for w in dial]
+    np.testing.assert_array_equal(list(policy.over_dial(x, dial, prompt_tokens=tokens)), alone)
+
+
 @settings(max_examples=20)
 @given(mask=st.lists(st.lists(st.booleans(), min_size=3, max_size=3).filter(any), min_size=4, max_size=4))
 def test_decides_among_eligible_models_only(policy, mask):
