@@ -14,6 +14,7 @@ from pipeline.console import say, verbose
 from pipeline.register import tracking_uri
 from policies.bundle_encoder import check_bundle_encoder
 from policies.errors import InputError
+from serve.decider import check_exploration
 from serve.gateway.upstreams import Upstreams
 from serve.registry import load_bundle
 from serve.settings import ServeSettings
@@ -54,13 +55,15 @@ def run(config: TradewindConfig) -> None:
     """Serve the registry's champion, or ``serve.bundle``; print the URL once it answers; stop on Ctrl-C.
 
     Raises:
-        InputError: no policy to serve, the gateway's settings do not suit its pool, or the port is taken.
+        InputError: no policy to serve, the settings of the gateway or of exploration do not suit it, or the port
+            is taken.
     """
     checked = settings(config)
     _need_free_port(config.serve.host, config.serve.port)
     # Fetched before Ray starts: a missing champion is told at once, and replicas find it on disk.
     bundle = load_bundle(checked)
     check_bundle_encoder(bundle, checked.encoder_backend)
+    check_exploration(bundle, checked.routing.exploration)
     Upstreams(checked.gateway).check(bundle.pool)
     with ray_session(config):
         from ray import serve

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from policies.base import Judgement
 from policies.bundle import RouterBundle
+from policies.errors import InputError
 from policies.newcomers import exploration_worth
 from serve.eligibility import Eligibility, NoEligibleModelError, UnknownModelsError
 from serve.exploration import draw, explored
@@ -19,7 +20,7 @@ from serve.question import Constraints
 from serve.sessions import Stay
 from serve.settings.decision import ExplorationSettings
 
-__all__ = ["Decider", "Decision", "NoEligibleModelError", "UnknownModelsError"]
+__all__ = ["Decider", "Decision", "NoEligibleModelError", "UnknownModelsError", "check_exploration"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -233,6 +234,25 @@ class Decider:
         if not recent:
             return self._trained_s
         return [recent.expected_s(m, trained) for m, trained in zip(self._models, self._trained_s)]
+
+
+def check_exploration(bundle: RouterBundle, exploration: ExplorationSettings) -> None:
+    """Make sure that a policy can tell what the exploration asks of it.
+
+    Raises:
+        InputError: newcomers are to be tried, and the policy does not say how unsure it is of its scores.
+    """
+    if exploration.kind != "newcomers":
+        return
+    # Policies say so with a decision alone; any embedding will do.
+    anywhere = np.full(bundle.encoder.dimension, bundle.encoder.dimension**-0.5, dtype=np.float32)
+    judged = bundle.policy.judge(anywhere, (0.5, 0.5), 1.0)
+    if judged is None or judged.logit_std is None:
+        raise InputError(
+            f"serve.routing.exploration.kind=newcomers: policy {bundle.policy_version} ({bundle.policy.kind}) does not "
+            "say how unsure it is of its scores, so no model is new to it; allowed: none, epsilon, softmax, or a "
+            "policy that does, such as llm_bandit"
+        )
 
 
 def _one_hot(values: FloatArray) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy as np
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.bundle_encoder import load_bundle_encoder
 from policies.errors import InputError
-from serve.decider import Decider
+from serve.decider import Decider, check_exploration
 from serve.embedding import Embedder
 from serve.question import UnknownVersionError
 from serve.registry import Target, Wanted, fetch, wanted
@@ -48,12 +48,13 @@ class Release:
         """Load the policy that the settings name, with its encoder, warmed up.
 
         Raises:
-            InputError: there is no such policy, or its encoder is not available.
+            InputError: see :meth:`Releases.open`.
         """
         return cls._of(settings, RouterBundle.load(fetch(settings, wanted(settings).champion)))
 
     @classmethod
     def _of(cls, settings: ServeSettings, bundle: RouterBundle) -> Self:
+        check_exploration(bundle, settings.routing.exploration)
         encoder = load_bundle_encoder(
             bundle,
             batch_tokens=settings.encoder_batch_tokens,
@@ -121,7 +122,7 @@ class Releases:
         """Load what the settings name.
 
         Raises:
-            InputError: there is no such policy, or its encoder is not available.
+            InputError: there is no such policy, its encoder is not available, or it cannot explore as it is to.
         """
         asked = wanted(settings)
         champion = Release._of(settings, RouterBundle.load(fetch(settings, asked.champion)))
@@ -197,7 +198,9 @@ class Releases:
         settings, ours = self._settings, self.champion.bundle.encoder
         if settings is None:
             raise InputError("these releases never change")
-        _check_encoder(settings, await asyncio.to_thread(_read, settings, target), ours)
+        bundle = await asyncio.to_thread(_read, settings, target)
+        _check_encoder(settings, bundle, ours)
+        check_exploration(bundle, settings.routing.exploration)
 
     @staticmethod
     def _loaded(settings: ServeSettings, before: ReleaseSet) -> ReleaseSet:
@@ -233,6 +236,8 @@ def _load(settings: ServeSettings, asked: Wanted, before: ReleaseSet) -> Release
             # Once before the switch, so that nobody waits for what a first decision sets up.
             decider.decide(np.zeros(bundle.encoder.dimension, np.float32), (0.5, 0.5), prompt_tokens=1.0)
             found = at_hand[target.policy_version] = Release(bundle, decider, embedder)
+        if name in ("champion", "canary"):  # the others are there to compare with
+            check_exploration(found.bundle, settings.routing.exploration)
         return found if found.name == name else replace(found, name=name)
 
     after = ReleaseSet(

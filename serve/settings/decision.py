@@ -17,7 +17,8 @@ class ExplorationSettings(BaseModel):
     kind: Literal["none", "epsilon", "softmax", "newcomers"] = Field(
         default="none",
         description="'epsilon' calls any eligible model with that probability, 'softmax' prefers good ones, "
-        "'newcomers' tries models that are known less well than the others and may be the best",
+        "'newcomers' tries models that are known less well than the others and may be the best; for policies that "
+        "say how unsure they are of their scores (llm_bandit)",
     )
     traffic_percent: float = Field(
         default=100.0, ge=0.0, le=100.0, description="share of requests that explore by epsilon or softmax"

@@ -5,10 +5,13 @@ import pytest
 
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.costs import CostModel
+from policies.errors import InputError
 from policies.pool import ModelPool, ModelSpec
-from serve.decider import Decider
+from serve.decider import Decider, check_exploration
 from serve.question import Constraints
+from serve.releases import Releases
 from serve.sessions import Stay
+from serve.settings import ServeSettings
 from serve.settings.decision import ExplorationSettings
 from tests.policies.llm_bandit_case import DIMENSION, TAU_USD, random_router
 
@@ -116,3 +119,11 @@ def test_a_session_leaves_its_model_for_a_large_enough_gain_alone():
     )
     assert decide(decider(), 0, stay=small).model == chosen
     assert decide(decider(), 0, stay=large).model == last
+
+
+def test_an_endpoint_whose_policy_knows_no_newcomers_does_not_start(bundle_dir, encoder, monkeypatch):
+    monkeypatch.setattr("serve.releases.load_bundle_encoder", lambda *_, **__: encoder)
+    settings = {"bundle": str(bundle_dir), "routing": {"exploration": {"kind": "newcomers"}}}
+    with pytest.raises(InputError, match=r"kind=newcomers: policy .* \(barp\) does not say how unsure"):
+        Releases.open(ServeSettings.parse(settings))
+    check_exploration(BUNDLE, NEWCOMERS)  # one that does is taken
