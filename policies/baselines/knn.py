@@ -20,6 +20,13 @@ SHARPNESS = 10.0
 """Of the weights ``exp(-sharpness (distance - nearest distance))`` of cosine distances, so that a large
 neighbourhood, which evens out chance, still listens to the nearest most; 0 weighs all alike."""
 
+MOST_LEFT_OUT = 10_000
+"""Prompts whose leave-one-out errors choose the number of neighbours: all of a larger table would take time that
+grows with its square, to choose one of five numbers."""
+
+CHUNK_ROWS = 4096
+"""Prompts predicted in one pass: the scores of all their neighbours are in memory at once."""
+
 
 @dataclass(frozen=True)
 class KnnPolicy(ValuePolicy):
@@ -72,9 +79,13 @@ class KnnPolicy(ValuePolicy):
         return NearestNeighbors(n_neighbors=int(self.neighbours), metric="cosine").fit(self.embeddings)
 
     def predict(self, embeddings: FloatArray, prompt_tokens: FloatArray | None) -> tuple[Matrix, Matrix]:
-        distances, near = self._index.kneighbors(np.asarray(embeddings, np.float32))
-        weights = _weights(distances, float(self.sharpness))
-        scores = np.einsum("nj,njk->nk", weights, self.scores[near])
+        x = np.asarray(embeddings, np.float32)
+        scores = np.empty((len(x), len(self.models)))
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            distances, near = self._index.kneighbors(x[rows])
+            weights = _weights(distances, float(self.sharpness))
+            scores[rows] = np.einsum("nj,njk->nk", weights, self.scores[near])
         return scores, linear(embeddings, self.cost_weights)
 
 
@@ -82,6 +93,8 @@ def tuned_neighbours(
     embeddings: FloatArray, targets: Matrix, tried: Sequence[int], sharpness: float = 0.0
 ) -> int:
     """Return the number of neighbours with the least leave-one-out error of their weighted mean.
+
+    Of more than ``MOST_LEFT_OUT`` prompts a draw of so many is left out, one at a time.
 
     Args:
         embeddings: shape (n, d).
@@ -93,15 +106,28 @@ def tuned_neighbours(
     allowed = sorted(k for k in tried if k < n) or [max(n - 1, 1)]
     if len(allowed) == 1:
         return allowed[0]
-    index = NearestNeighbors(n_neighbors=allowed[-1], metric="cosine").fit(embeddings)
-    # Without an argument a prompt is not its own neighbour: the error is leave-one-out.
-    distances, near = index.kneighbors()
-    errors = []
-    for k in allowed:
-        weights = _weights(distances[:, :k], sharpness)
-        predicted = np.einsum("nj,njm->nm", weights, targets[near[:, :k]])
-        errors.append(float(np.mean((predicted - targets) ** 2)))
+    left_out = np.arange(n)
+    if n > MOST_LEFT_OUT:
+        left_out = np.random.default_rng(0).choice(n, MOST_LEFT_OUT, replace=False)
+    index = NearestNeighbors(n_neighbors=allowed[-1] + 1, metric="cosine").fit(embeddings)
+    errors = np.zeros(len(allowed))
+    for start in range(0, len(left_out), CHUNK_ROWS):
+        own = left_out[start : start + CHUNK_ROWS]
+        distances, near = _without(own, *index.kneighbors(embeddings[own]))
+        for i, k in enumerate(allowed):
+            weights = _weights(distances[:, :k], sharpness)
+            predicted = np.einsum("nj,njm->nm", weights, targets[near[:, :k]])
+            errors[i] += np.sum((predicted - targets[own]) ** 2)
     return allowed[int(np.argmin(errors))]
+
+
+def _without(
+    own: npt.NDArray[np.int64], distances: FloatArray, near: npt.NDArray[np.int64]
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Return the neighbours without the prompt itself, or without the nearest where copies crowd it out."""
+    keep = near != own[:, None]
+    keep[keep.all(axis=1), 0] = False
+    return distances[keep].reshape(len(own), -1), near[keep].reshape(len(own), -1)
 
 
 def _weights(distances: FloatArray, sharpness: float) -> Matrix:

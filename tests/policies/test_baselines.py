@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from policies.baselines import knn
 from policies.baselines.carrot import CarrotPolicy
 from policies.baselines.clusters import ClusterPolicy
 from policies.baselines.direct import DirectPolicy
@@ -198,6 +199,18 @@ def test_neighbours_are_tuned_without_the_prompt_itself():
     # Scores are noise: the more neighbours, the better; a prompt that counted itself would choose one.
     rng = np.random.default_rng(0)
     assert tuned_neighbours(rng.normal(size=(400, 3)), rng.random((400, 1)), (1, 5, 100)) == 100
+
+
+def test_a_prompt_is_not_its_own_neighbour_and_many_are_judged_by_a_draw(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(300, 8)), 2, axis=0)
+    y = np.repeat(rng.random((300, 1)), 2, axis=0)
+    # Every prompt has one copy: one neighbour says all, unless a prompt counted itself.
+    assert tuned_neighbours(x, y, (1, 50)) == 1
+    assert tuned_neighbours(x[::2], y[::2], (1, 50)) == 50
+    monkeypatch.setattr(knn, "MOST_LEFT_OUT", 40)
+    assert tuned_neighbours(x, y, (1, 50)) == 1
+    assert tuned_neighbours(x[::2], y[::2], (1, 50)) == 50
 
 
 def test_partial_scores_are_fitted_by_logistic_regression():
