@@ -52,15 +52,16 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="leave larger sizes out")
     parser.add_argument("--folder", help="where runs are written; default: the system's temporary folder")
     parser.add_argument(
-        "--render", action="store_true", help="write docs/scale.md's tables and measure nothing"
+        "--render", action="store_true", help="fit and write docs/scale.md's tables, measure nothing"
     )
     options = parser.parse_args()
-    if options.render:
-        PAGE.write_text(render(PAGE.read_text(), json.loads(options.out.read_text())))
-        return
     done: dict[str, Any] = {"runs": []}
     if options.out.exists():
         done = json.loads(options.out.read_text())
+    if options.render:
+        _fit_and_save(done, options.out)
+        PAGE.write_text(render(PAGE.read_text(), done))
+        return
     done["machine"] = {"cores": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)}
     for repeat in range(options.repeats):
         for factor in FACTORS:
@@ -76,8 +77,7 @@ def main() -> None:
             for run in _measured(wanted, repeat, options.folder):
                 done["runs"].append(run)
                 _save(done, options.out)
-    done["fits"] = {stage: fitted(done["runs"], stage) for stage in BASE}
-    _save(done, options.out)
+    _fit_and_save(done, options.out)
     print(json.dumps({"benchmark": "scale", "machine": done["machine"], "fits": done["fits"]}))
 
 
@@ -148,6 +148,11 @@ def _sample(root: psutil.Process, seconds: dict[psutil.Process, float]) -> float
                 seconds[process] = times.user + times.system
                 resident += process.memory_full_info().pss
     return resident
+
+
+def _fit_and_save(done: dict[str, Any], path: Path) -> None:
+    done["fits"] = {stage: fitted(done["runs"], stage) for stage in BASE}
+    _save(done, path)
 
 
 def _save(done: dict[str, Any], path: Path) -> None:

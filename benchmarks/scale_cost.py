@@ -17,9 +17,10 @@ def fitted(runs: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float | N
     """Fit ``cpu_s = start + rate * n ** exponent`` to a stage's runs, on the logarithm of the seconds.
 
     Returns:
-        ``start_cpu_s``, ``exponent`` with ``exponent_se`` (None without a run to spare), ``cpu_s_per_million``, the
-        slope between the two largest sizes, ``wall_s_per_million`` likewise, and ``bytes_per_prompt`` and
-        ``start_mb`` of the memory's peak. None with fewer than three sizes.
+        ``start_cpu_s``, ``exponent`` with ``exponent_se`` (None without a run to spare) and ``cpu_s_at_largest``,
+        what the law gives beyond the start at the ``largest`` size; ``cpu_s_per_million``, the slope between the two
+        largest sizes, ``wall_s_per_million`` likewise, and ``bytes_per_prompt`` and ``start_mb`` of the memory's
+        peak. None with fewer than three sizes.
     """
     own = [run for run in runs if run["stage"] == stage]
     sizes = sorted({run["prompts"] for run in own})
@@ -51,12 +52,12 @@ def fitted(runs: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float | N
         "start_cpu_s": float(np.exp(found.x[0])),
         "exponent": float(found.x[2]),
         "exponent_se": error,
+        "cpu_s_at_largest": float(np.exp(found.x[1])),
         "cpu_s_per_million": rise["cpu_s"] / step * 1e6,
         "wall_s_per_million": rise["wall_s"] / step * 1e6,
         "bytes_per_prompt": bytes_per_prompt,
         "start_mb": float(mean["peak_mb"][-1]) - bytes_per_prompt * sizes[-1] / MEBIBYTE,
         "largest": float(sizes[-1]),
-        "smallest_mb": float(mean["peak_mb"][0]),
     }
 
 
@@ -117,9 +118,8 @@ def corpus_need(fit: Mapping[str, Any], prompts: int, given: Assumptions) -> Nee
 
 
 def cpu_s_beyond_start(fit: Mapping[str, Any], prompts: int) -> float:
-    """Return a stage's CPU seconds without its start-up, by the fitted exponent from the largest size's."""
-    at_largest = fit["cpu_s_per_million"] * fit["largest"] / 1e6
-    return float(at_largest * (prompts / fit["largest"]) ** fit["exponent"])
+    """Return a stage's CPU seconds without its start-up, by the fitted law."""
+    return float(fit["cpu_s_at_largest"] * (prompts / fit["largest"]) ** fit["exponent"])
 
 
 def sample_need(fit: Mapping[str, Any], prompts: int, given: Assumptions) -> Need:
