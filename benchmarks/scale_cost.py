@@ -74,6 +74,7 @@ class Assumptions:
         sample: prompts of it that are learned from and measured on.
         hours: time in which the corpus is to be done.
         requests_per_s: what the endpoint is to answer.
+        embed_bytes_per_prompt: of the driver's memory, as ``benchmarks.embed_memory`` measures it.
         replica_requests_per_s: measured: of one replica with its proxy, prompts known (docs/operations.md).
         replica_cores: cores that this took.
         known_share: share of requests whose prompt's vector is remembered.
@@ -88,6 +89,7 @@ class Assumptions:
     sample: int = 1_000_000
     hours: float = 24.0
     requests_per_s: int = 100_000
+    embed_bytes_per_prompt: float = 100.0
     replica_requests_per_s: float = 544.0
     replica_cores: float = 2.0
     known_share: float = 0.0

@@ -22,7 +22,7 @@ from benchmarks.scale_cost import (
 STAGES = ("embed", "train", "evaluate", "route")
 
 LEAST_REPEATS = 3
-"""Runs of each size below which the page calls its figures provisional."""
+"""Runs of each size but a stage's largest below which the page calls its figures provisional."""
 
 
 def render(page: str, done: Mapping[str, Any], given: Assumptions | None = None) -> str:
@@ -67,7 +67,9 @@ def _number(value: float) -> str:
 def _machine(done: Mapping[str, Any]) -> list[str]:
     machine = done["machine"]
     loads = [run["load_before"] for run in done["runs"]]
-    repeats = min(Counter((run["stage"], run["prompts"]) for run in done["runs"]).values())
+    runs_of = Counter((run["stage"], run["prompts"]) for run in done["runs"])
+    largest = {stage: max(n for of, n in runs_of if of == stage) for stage, _ in runs_of}
+    repeats = min((count for (stage, n), count in runs_of.items() if n < largest[stage]), default=0)
     lines = [
         f"Measured on {machine['cores']} cores and {machine['memory_gb']} GiB; load average before a run: "
         f"median {np.median(loads):.1f}, at most {max(loads):.1f}. "
@@ -75,8 +77,8 @@ def _machine(done: Mapping[str, Any]) -> list[str]:
     ]
     if repeats < LEAST_REPEATS or np.median(loads) > machine["cores"]:
         lines.append(
-            f"**All figures of this page are provisional**: fewest runs of a size: {repeats}; at least "
-            f"{LEAST_REPEATS} on an otherwise idle machine are wanted."
+            f"**All figures of this page are provisional**: fewest runs of a size below the largest: {repeats}; at "
+            f"least {LEAST_REPEATS} on an otherwise idle machine are wanted."
         )
     return lines
 
@@ -150,6 +152,8 @@ def _assumptions(given: Assumptions) -> list[str]:
         f"* {given.utilisation:.0%} of the cores' time is planned with.",
         f"* The corpus of {given.corpus:,} prompts is to be done in {given.hours:g} hours; "
         f"{given.sample:,} of its prompts are learned from and measured on.",
+        f"* `embed` holds {given.embed_bytes_per_prompt:g} bytes of a prompt (`python -m benchmarks.embed_memory`); "
+        "the peaks above are of its processes' start.",
         f"* A replica with its proxy answers {given.replica_requests_per_s:g} requests a second on "
         f"{given.replica_cores:g} cores that it shared with its clients ([operations](operations.md)); "
         f"{given.known_share:.0%} of the requests bring a prompt whose vector is remembered.",
@@ -159,9 +163,11 @@ def _assumptions(given: Assumptions) -> list[str]:
 
 def _corpus(fits: Mapping[str, Any], given: Assumptions) -> list[str]:
     rows = []
+    held = {"bytes_per_prompt": given.embed_bytes_per_prompt}
+    memory = {"embed": {**fits["embed"], **held}, "route": fits["route"]}
     for stage in ("embed", "route"):
         need = corpus_need(fits[stage], given.corpus, given)
-        limit = most_prompts(fits[stage], given)
+        limit = most_prompts(memory[stage], given)
         parts = "1" if limit >= given.corpus else f"{math.ceil(given.corpus / limit):,}"
         rows.append(
             [stage, f"{given.corpus:,}", _number(need.core_h), f"{need.nodes:,}", parts, _number(need.usd)]
