@@ -1,10 +1,10 @@
 """Batch routing: the route stage against the bare batched forward pass of the same policy on the same cores.
 
-Both sides decide the same synthetic vectors over the dial with a BaRP network of the default shape, one thread a
-process, in alternating rounds. The stage is measured at steady state, from the first block of each actor to the last
-block; its CPU time is that of driver, actors and Ray itself. One JSON line.
+Both sides decide the same synthetic vectors over the dial with one policy (a run's, or a BaRP network of the default
+shape), one thread a process, in alternating rounds. The stage is measured at steady state, from the first block of
+each actor to the last block; its CPU time is that of driver, actors and Ray itself. One JSON line.
 
-    python -m benchmarks.route [--rows 65536] [--block-rows 4096] [--processes 2] [--rounds 3]
+    python -m benchmarks.route [--policy RUN/policy] [--rows N] [--block-rows N] [--processes 2] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=65_536)
-    parser.add_argument("--block-rows", type=int, default=4096)
+    parser.add_argument("--policy", type=Path, help="a saved policy for vectors of 384 numbers")
+    parser.add_argument("--rows", type=int, default=262_144)
+    parser.add_argument("--block-rows", type=int, default=16_384)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -65,8 +66,9 @@ def main() -> None:
     grid = dial_grid()
     rounds = []
     with tempfile.TemporaryDirectory() as folder, ray_session(config):
-        bundle = Path(folder) / "policy"
-        _save_bundle(bundle, config)
+        bundle = options.policy or Path(folder) / "policy"
+        if options.policy is None:
+            _save_bundle(bundle, config)
         for _ in range(options.rounds):
             stage = _stage_rates(lambda: route._decide_all(prompts, vectors, grid, bundle, config), options)
             rounds.append((stage, _bare_rates(bundle, options)))
@@ -76,6 +78,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "route",
+                "policy": RouterBundle.load(bundle).policy.kind,
                 "rows": n,
                 "dial_settings": len(grid),
                 "processes": options.processes,

@@ -153,20 +153,20 @@ class BlockRouter:
         self._seed = seed
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Return ``row, action, probability`` of a block of ``row, prompt_id, prompt_tokens, embedding``."""
+        """Return ``row, action`` of a block of ``row, prompt_tokens, embedding``.
+
+        To draw, it reads ``prompt_id`` too and returns the ``probability`` of what was drawn.
+        """
         uniforms = None
         if self._seed is not None:
             uniforms = repeatable_uniforms(block["prompt_id"].to_pylist(), self._w_costs, self._seed)
         vectors = to_matrix(block["embedding"]).astype(np.float32, copy=False)
         tokens = block["prompt_tokens"].to_numpy()
         actions, probabilities = decide(self._policy, vectors, tokens, self._w_costs, uniforms)
-        return pa.table(
-            {
-                "row": block["row"],
-                "action": to_arrow_vectors(actions),
-                "probability": to_arrow_vectors(probabilities),
-            }
-        )
+        decided = {"row": block["row"], "action": to_arrow_vectors(actions)}
+        if self._seed is not None:
+            decided["probability"] = to_arrow_vectors(probabilities)
+        return pa.table(decided)
 
 
 def _decide_all(
@@ -177,18 +177,19 @@ def _decide_all(
     config: TradewindConfig,
 ) -> tuple[npt.NDArray[np.int16], FloatArray]:
     n = prompts.num_rows
-    table = pa.table(
-        {
-            "row": np.arange(n),
-            "prompt_id": prompts["prompt_id"],
-            "prompt_tokens": estimate_prompt_tokens(prompts["prompt"].to_pylist()),
-            "embedding": to_arrow_vectors(vectors),
-        }
-    )
-    size = config.route.block_rows
-    blocks = [table.slice(start, size) for start in range(0, n, size)]
-    cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
     seed = config.run.seed if config.route.decision == "sample" else None
+    columns = {
+        "row": np.arange(n),
+        "prompt_tokens": estimate_prompt_tokens(prompts["prompt"].to_pylist()),
+        "embedding": to_arrow_vectors(vectors),
+    }
+    if seed is not None:
+        columns["prompt_id"] = prompts["prompt_id"]
+    table = pa.table(columns)
+    cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    # A block's way there and back takes longer than its decisions where it is small; a small table serves all actors.
+    size = min(config.route.block_rows, -(-n // cpus))
+    blocks = [table.slice(start, size) for start in range(0, n, size)]
     decided = ray.data.from_arrow(blocks).map_batches(
         BlockRouter,
         fn_constructor_args=(policy_dir, w_costs, seed),
@@ -198,13 +199,14 @@ def _decide_all(
         num_cpus=1,
     )
     actions = np.empty((n, len(w_costs)), dtype=np.int16)
-    probabilities = np.empty((n, len(w_costs)), dtype=np.float64)
+    probabilities = np.ones((n, len(w_costs)), dtype=np.float64)
     with progress(n, "route", unit="prompt") as bar:
         try:
             for part in decided.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 rows = part["row"].to_numpy()
                 actions[rows] = to_matrix(part["action"])
-                probabilities[rows] = to_matrix(part["probability"])
+                if seed is not None:
+                    probabilities[rows] = to_matrix(part["probability"])
                 bar.update(len(rows))
         except RayError as error:
             raise user_error(error) from error
