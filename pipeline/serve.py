@@ -11,7 +11,7 @@ from contextlib import suppress
 from pipeline.cluster import ray_session
 from pipeline.config import TradewindConfig
 from pipeline.console import say, verbose
-from pipeline.register import tracking_uri
+from pipeline.tracker import tracking_uri
 from policies.bundle_encoder import check_bundle_encoder
 from policies.errors import InputError
 from serve.decider import check_exploration

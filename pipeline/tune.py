@@ -35,7 +35,7 @@ from pipeline.console import say, verbose
 from pipeline.cost_scale import reference_tau_usd, scale_costs_usd
 from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
-from pipeline.register import open_experiment, tracking_uri
+from pipeline.register import open_experiment
 from pipeline.search.challenger import retrain
 from pipeline.search.results import (
     TrialRecord,
@@ -51,6 +51,7 @@ from pipeline.search.strategy import checkpoints, scheduler, searcher
 from pipeline.search.tracking import SearchProgress, TrialTracker
 from pipeline.search.trial import SEARCH, SearchTrial
 from pipeline.splits import TRAIN, VALIDATION
+from pipeline.tracker import tracking_uri
 from pipeline.train import load_training_data
 from pipeline.training import content_hash
 from policies.errors import InputError

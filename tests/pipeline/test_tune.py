@@ -30,7 +30,6 @@ from pipeline.config.tune import Choices, Dimension, Interval
 from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
-from pipeline.register import tracking_uri
 from pipeline.search.objective import Judgement, Jury
 from pipeline.search.results import TrialRecord, choose
 from pipeline.search.space import SearchSpace, with_values
@@ -38,6 +37,7 @@ from pipeline.search.spec import SearchFolder, SearchSpec, search_space
 from pipeline.search.strategy import RememberingPB2, SparingAsha
 from pipeline.search.tracking import PARENT_TAG, TRIAL_TAG
 from pipeline.search.trial import Candidate, whole_checkpoint
+from pipeline.tracker import tracking_uri
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.policy import BarpPolicy
 from policies.bundle import RouterBundle
