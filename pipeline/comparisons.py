@@ -7,11 +7,13 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipeline.layout import RunLayout
 from pipeline.tables import conform, data_files, read_any, to_polars
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.errors import InputError
@@ -63,49 +65,68 @@ def comparisons_hash(table: pl.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
-class TrainingComparisons:
-    """A run's comparisons on training prompts.
+class RunComparisons:
+    """A run's comparisons, as the driver read them: learners elsewhere may not see the run's folder.
 
     Attributes:
-        joined: with the prompts' vectors, as stage 1 takes them.
-        sha256: short hash of the run's whole table.
+        path: of the table.
+        table: its rows.
     """
 
-    joined: Comparisons
-    sha256: str
+    path: Path
+    table: pl.DataFrame
+
+    @classmethod
+    def of(cls, layout: RunLayout) -> Self | None:
+        """Read the table; None where ingest was given none."""
+        if not layout.comparisons.exists():
+            return None
+        return cls(layout.comparisons, pl.read_parquet(layout.comparisons))
+
+    @property
+    def sha256(self) -> str:
+        """Short hash of the whole table."""
+        return comparisons_hash(self.table)
+
+    def joined(self, data: OutcomeMatrix | LoggedFeedback) -> Comparisons | None:
+        """Return those between two of the data's models on its prompts; None where there is none."""
+        row_of = {prompt_id: row for row, prompt_id in enumerate(data.prompt_ids.tolist())}
+        column_of = {model: column for column, model in enumerate(data.pool.models)}
+        rows = _positions(self.table["prompt_id"], row_of)
+        first, second = (_positions(self.table[name], column_of) for name in ("model_a", "model_b"))
+        used = (rows >= 0) & (first >= 0) & (second >= 0)
+        if not used.any():
+            return None
+        log.info("%s: %d of %d comparisons are on training prompts", self.path, used.sum(), len(used))
+        won_by_first = (self.table["winner"] == self.table["model_a"]).to_numpy().astype(np.float64)
+        wins = np.where((self.table["winner"] == TIE_NAME).to_numpy(), TIE, won_by_first)
+        at = rows[used]
+        return Comparisons(
+            data.embeddings[at],
+            np.asarray(data.prompt_tokens[at], dtype=np.float64),
+            first[used],
+            second[used],
+            wins[used],
+        )
 
 
-def training_comparisons(path: Path, data: OutcomeMatrix | LoggedFeedback) -> TrainingComparisons | None:
+def training_comparisons(
+    compared: RunComparisons | None, data: OutcomeMatrix | LoggedFeedback
+) -> Comparisons | None:
     """Return a run's comparisons on training prompts; None where ingest was given none.
 
     Raises:
         InputError: none is on a training prompt between two of the data's models.
     """
-    if not path.exists():
+    if compared is None:
         return None
-    table = pl.read_parquet(path)
-    row_of = {prompt_id: row for row, prompt_id in enumerate(data.prompt_ids.tolist())}
-    column_of = {model: column for column, model in enumerate(data.pool.models)}
-    rows = _positions(table["prompt_id"], row_of)
-    first, second = (_positions(table[name], column_of) for name in ("model_a", "model_b"))
-    used = (rows >= 0) & (first >= 0) & (second >= 0)
-    if not used.any():
+    found = compared.joined(data)
+    if found is None:
         raise InputError(
-            f"{path}: none of the {len(used)} comparisons is between two models of pool '{data.pool.name}' on a "
-            "training prompt"
+            f"{compared.path}: none of the {compared.table.height} comparisons is between two models of pool "
+            f"'{data.pool.name}' on a training prompt"
         )
-    log.info("%s: %d of %d comparisons are on training prompts", path, used.sum(), len(used))
-    won_by_first = (table["winner"] == table["model_a"]).to_numpy().astype(np.float64)
-    wins = np.where((table["winner"] == TIE_NAME).to_numpy(), TIE, won_by_first)
-    at = rows[used]
-    joined = Comparisons(
-        data.embeddings[at],
-        np.asarray(data.prompt_tokens[at], dtype=np.float64),
-        first[used],
-        second[used],
-        wins[used],
-    )
-    return TrainingComparisons(joined, comparisons_hash(table))
+    return found
 
 
 def _positions(column: pl.Series, position_of: dict[str, int]) -> npt.NDArray[np.int64]:

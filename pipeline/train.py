@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster import ray_session
+from pipeline.comparisons import RunComparisons
 from pipeline.config import TradewindConfig
 from pipeline.console import say
 from pipeline.cost_scale import reference_tau_usd, scale_costs_usd, training_tau_usd
@@ -85,7 +86,8 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
     history = HistoryFile(layout.history)
     started = time.perf_counter()
     with ray_session(config):
-        inputs = TrainingInputs(train, validation, tau_usd, scratch, history.record)
+        compared = RunComparisons.of(layout)
+        inputs = TrainingInputs(train, validation, tau_usd, scratch, history.record, compared)
         trained = TRAINERS[config.policy.name](config, inputs)
     bundle = RouterBundle(
         policy=trained.policy,

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipeline.comparisons import TrainingComparisons, training_comparisons
+from pipeline.comparisons import training_comparisons
 from pipeline.config import TradewindConfig
 from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.console import progress
-from pipeline.layout import RunLayout
 from pipeline.training import TrainedPolicy, TrainingInputs
 from policies.barp.validation import DialValidator
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import CalibratedModel, calibrated_identity_vectors
 from policies.llm_bandit.contexts import DecisionTable, decision_table
 from policies.llm_bandit.irt_training import IrtSettings
-from policies.llm_bandit.observations import Observations
+from policies.llm_bandit.observations import Comparisons, Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.llm_bandit.ppo import SetPpoConfig
 from policies.llm_bandit.pretraining import PretrainSettings, pretrain
@@ -51,13 +50,14 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
     When a remote learner dies, PPO begins again from the pretrained network and comes to the same result.
 
     Raises:
-        InputError: no row has an observed outcome, or there are fewer prompts than folds.
+        InputError: no row has an observed outcome, there are fewer prompts than folds, or comparisons were given
+            and none is on a training prompt.
         FloatingPointError: a loss stopped being finite.
     """
     policy, seed = _settings(config), config.run.seed
     torch.set_num_threads(config.train.torch_threads)
     train = data.train.scored() if isinstance(data.train, LoggedFeedback) else data.train
-    compared = training_comparisons(RunLayout.of(config).comparisons, train)
+    compared = training_comparisons(data.comparisons, train)
     model = identity_stage(config, train, data, compared)
     table = decision_table(train, model, importance_clip=policy.importance_clip, seed=seed)
     sampler = SetSampler(**policy.candidates.model_dump())
@@ -84,8 +84,8 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
         "platt_slope": model.network.platt[0],
         "identity_std": float(model.arms.identity_std.mean()),
     }
-    if compared is not None:
-        notes |= {"comparisons": len(compared.joined), "comparisons_sha256": compared.sha256}
+    if compared is not None and data.comparisons is not None:
+        notes |= {"comparisons": len(compared), "comparisons_sha256": data.comparisons.sha256}
     return TrainedPolicy(judge.policy(best), notes)
 
 
@@ -217,14 +217,10 @@ def identity_stage(
     config: TradewindConfig,
     train: OutcomeMatrix | LoggedFeedback,
     data: TrainingInputs,
-    compared: TrainingComparisons | None = None,
+    compared: Comparisons | None,
 ) -> CalibratedModel:
-    """Return identity vectors of the pool's models, calibrated, with out-of-fold predictions.
-
-    ``compared`` None takes the comparisons of the run's folder, if there are any.
-    """
+    """Return identity vectors of the pool's models, calibrated, with out-of-fold predictions."""
     policy = _settings(config)
-    compared = compared or training_comparisons(RunLayout.of(config).comparisons, train)
     with progress(policy.identity.folds + 1, "identity vectors", unit="fit") as bar:
         return calibrated_identity_vectors(
             Observations.of(train),
@@ -233,7 +229,7 @@ def identity_stage(
             data.tau_usd,
             irt_settings(config),
             folds=policy.identity.folds,
-            comparisons=None if compared is None else compared.joined,
+            comparisons=compared,
             validation=Observations.of(data.validation),
             seed=config.run.seed,
             record=_recorder(data, "identity"),

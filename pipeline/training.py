@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.comparisons import RunComparisons
 from pipeline.config import TradewindConfig
 from policies.base import Policy
 from policies.datasets import LoggedFeedback, OutcomeMatrix
@@ -27,6 +28,7 @@ class TrainingInputs:
         tau_usd: cost scale of the reward in USD.
         scratch: existing folder for working files, removed after training.
         record: writes one line of the training history.
+        comparisons: of the run, for learners that take them; None where it has none.
     """
 
     train: OutcomeMatrix | LoggedFeedback
@@ -34,6 +36,7 @@ class TrainingInputs:
     tau_usd: float
     scratch: Path
     record: Callable[[dict[str, Any]], None]
+    comparisons: RunComparisons | None = None
 
 
 @dataclass(frozen=True)

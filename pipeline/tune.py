@@ -29,6 +29,7 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 
 from pipeline.cluster import ray_session
+from pipeline.comparisons import RunComparisons, training_comparisons
 from pipeline.compose import SEARCH_FOLDER
 from pipeline.config import TradewindConfig
 from pipeline.console import say, verbose
@@ -37,6 +38,7 @@ from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
 from pipeline.register import open_experiment
 from pipeline.search.challenger import retrain
+from pipeline.search.llm_bandit import write_comparisons
 from pipeline.search.results import (
     TrialRecord,
     choose,
@@ -126,6 +128,8 @@ def _write_shared(
     parts = load_training_data(RunLayout.of(config), config, PARTS, scratch)
     train, validation = parts[TRAIN], parts[VALIDATION]
     reference = reference_tau_usd(config, train)
+    compared = _comparisons(config)
+    joined = training_comparisons(compared, train)  # checked before an earlier search is given up
     if TAU_QUANTILE in space.dimensions and config.train.tau_quantile is None:
         # The configured scale as a quantile, so that the configuration as it is can be the first trial.
         costs_usd = scale_costs_usd(train.scores, train.costs_usd)
@@ -137,6 +141,7 @@ def _write_shared(
     staging = folder.root / "arrays.tmp"
     write_columns(staging / TRAIN, training_columns(train))
     write_columns(staging / VALIDATION, training_columns(validation))
+    write_comparisons(staging, joined)
     staging.replace(folder.arrays)
     spec = SearchSpec(
         config=config.plain(),
@@ -146,6 +151,7 @@ def _write_shared(
         train_sha256=content_hash(train),
         validation_sha256=content_hash(validation),
         parent_run_id=_open_parent(config, train_rows=len(train), validation_rows=len(validation)),
+        comparisons_sha256=None if compared is None else compared.sha256,
     )
     spec.write(folder.spec)
     return spec
@@ -167,9 +173,19 @@ def _resumed(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
                 raise InputError(
                     f"tune.resume={given}: the {split} data is no longer what the search began with; start anew"
                 )
+    compared = _comparisons(spec.configuration())
+    if (None if compared is None else compared.sha256) != spec.comparisons_sha256:
+        raise InputError(
+            f"tune.resume={given}: the comparisons are no longer what the search began with; start anew"
+        )
     if not folder.arrays.exists() and not folder.results.exists():
         raise InputError(f"tune.resume={given}: {folder.arrays} is missing; start anew")
     return spec
+
+
+def _comparisons(config: TradewindConfig) -> RunComparisons | None:
+    """Return the run's comparisons where the policy that is searched learns from them."""
+    return RunComparisons.of(RunLayout.of(config)) if config.policy.name == "llm_bandit" else None
 
 
 def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, spec: SearchSpec) -> tune.Tuner:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cluster import ray_session
+from pipeline.comparisons import RunComparisons
 from pipeline.compose import load_config
 from pipeline.config import TradewindConfig
 from pipeline.console import say
@@ -66,7 +67,13 @@ def run(config: TradewindConfig) -> dict[str, Any]:
     wanted = {training.name: training for check in checks for training in check.trainings(context)}
     findings = []
     with ray_session(config):
-        trained = train_all(wanted.values(), context.train, context.validation, context.folder / "policies")
+        trained = train_all(
+            wanted.values(),
+            context.train,
+            context.validation,
+            context.folder / "policies",
+            RunComparisons.of(layout),
+        )
         for check in checks:
             findings.append(check.check(context, trained))
             say("\n".join(suite_page.console_lines(findings[-1].as_dict())))

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import ray
 import torch
 
 from pipeline.cluster import user_error
-from pipeline.comparisons import comparisons_hash
+from pipeline.comparisons import RunComparisons, training_comparisons
 from pipeline.config import TradewindConfig
-from pipeline.console import progress
-from pipeline.layout import RunLayout
+from pipeline.console import progress, say
 from pipeline.llm_bandit_suite.bench import columns_of
 from pipeline.train import TRAINERS
 from pipeline.train_llm_bandit import identity_stage, pretrained_network
@@ -58,7 +56,7 @@ class Training:
     tau_usd: float | None
     supervised: str | None = None
 
-    def label(self, data_sha256: str) -> dict[str, Any]:
+    def label(self, data_sha256: str, comparisons_sha256: str | None) -> dict[str, Any]:
         """Return what the trained policy depends on."""
         return {
             "policy": self.config.policy.model_dump(mode="json"),
@@ -66,13 +64,9 @@ class Training:
             "columns": list(self.columns),
             "tau_usd": self.tau_usd,
             "supervised": self.supervised,
-            "comparisons_sha256": self._comparisons_sha256(),
+            "comparisons_sha256": comparisons_sha256,
             "data_sha256": data_sha256,
         }
-
-    def _comparisons_sha256(self) -> str | None:
-        path = RunLayout.of(self.config).comparisons
-        return comparisons_hash(pl.read_parquet(path)) if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,11 @@ class Trained:
 
 
 def train_all(
-    trainings: Iterable[Training], train: OutcomeMatrix, validation: OutcomeMatrix, folder: Path
+    trainings: Iterable[Training],
+    train: OutcomeMatrix,
+    validation: OutcomeMatrix,
+    folder: Path,
+    comparisons: RunComparisons | None = None,
 ) -> dict[str, Trained]:
     """Return every policy by its name; those that ``folder`` holds already are read, the others trained by Ray tasks.
 
@@ -95,6 +93,7 @@ def train_all(
         train: training prompts over the run's whole pool.
         validation: likewise.
         folder: of the suite's policies; Ray must be running.
+        comparisons: of the run; a set of models between which there is none is trained without, and a line says so.
 
     Raises:
         InputError: a training cannot learn from its data.
@@ -103,18 +102,26 @@ def train_all(
     seen = [content_hash(train), content_hash(validation), train.pool.to_dict()]
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
     wanted = {training.name: training for training in trainings}
+    compared = {name: _usable(one, train, comparisons) for name, one in wanted.items()}
+    labels = {
+        name: one.label(digest, None if (usable := compared[name]) is None else usable.sha256)
+        for name, one in wanted.items()
+    }
     ready = {
         name: found
         for name, one in wanted.items()
-        if (found := _read(one, train, digest, folder)) is not None
+        if (found := _read(one, train, labels[name], folder)) is not None
     }
     missing = [one for name, one in wanted.items() if name not in ready]
     if not missing:
         return ready
-    parts = ray.put((train, validation))
+    parts, shared = ray.put((train, validation)), ray.put(comparisons)
     task = ray.remote(num_cpus=1)(train_one)
     # The longest first: a task that starts last should not be one of them.
-    running = {task.remote(one, parts): one for one in sorted(missing, key=lambda one: -len(one.columns))}
+    longest_first = sorted(missing, key=lambda one: -len(one.columns))
+    running = {
+        task.remote(one, parts, None if compared[one.name] is None else shared): one for one in longest_first
+    }
     with progress(len(running), "suite", "policy") as bar:
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
@@ -123,20 +130,36 @@ def train_all(
                 trained = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise user_error(error) from None
-            _write(one, trained, digest, folder)
+            _write(one, trained, labels[one.name], folder)
             ready[one.name] = trained
             bar.update()
     return ready
 
 
-def train_one(training: Training, parts: tuple[OutcomeMatrix, OutcomeMatrix]) -> Trained:
+def _usable(
+    training: Training, train: OutcomeMatrix, comparisons: RunComparisons | None
+) -> RunComparisons | None:
+    """Return the comparisons if any is on the training's prompts and models, and its policy takes them."""
+    if comparisons is None or training.config.policy.name != "llm_bandit":
+        return None
+    if comparisons.joined(_answered(columns_of(train, training.columns))) is not None:
+        return comparisons
+    say(
+        f"suite: {training.name}: no comparison is between two of its {len(training.columns)} models; trained without"
+    )
+    return None
+
+
+def train_one(
+    training: Training, parts: tuple[OutcomeMatrix, OutcomeMatrix], comparisons: RunComparisons | None = None
+) -> Trained:
     """Train one policy, in one thread; the same training gives the same policy wherever it runs."""
     config = training.config
     torch.set_num_threads(config.train.torch_threads)
     train, validation = (_answered(columns_of(part, training.columns)) for part in parts)
     tau_usd = training.tau_usd or train.tau_usd()
     with tempfile.TemporaryDirectory(prefix="training-") as scratch:
-        inputs = TrainingInputs(train, validation, tau_usd, Path(scratch), lambda line: None)
+        inputs = TrainingInputs(train, validation, tau_usd, Path(scratch), lambda line: None, comparisons)
         if training.supervised is not None:
             policy: Policy = train_supervised(config, inputs, fixed_costs=training.supervised == FIXED_COSTS)
         else:
@@ -153,7 +176,7 @@ def train_supervised(config: TradewindConfig, data: TrainingInputs, *, fixed_cos
     settings = config.policy
     assert settings.name == "llm_bandit"
     assert isinstance(data.train, OutcomeMatrix)
-    model = identity_stage(config, data.train, data)
+    model = identity_stage(config, data.train, data, training_comparisons(data.comparisons, data.train))
     if fixed_costs:
         means = fixed_cost_terms(data.train, data.tau_usd)
         model = replace(model, cost_terms=np.broadcast_to(means, model.cost_terms.shape))
@@ -171,25 +194,25 @@ def _answered(data: OutcomeMatrix) -> OutcomeMatrix:
     return data.rows(data.observed.any(axis=1))
 
 
-def _read(training: Training, train: OutcomeMatrix, digest: str, folder: Path) -> Trained | None:
+def _read(training: Training, train: OutcomeMatrix, label: Mapping[str, Any], folder: Path) -> Trained | None:
     path = folder / training.name / LABEL_FILE
     if not path.exists():
         return None
     body: Mapping[str, Any] = json.loads(path.read_text())
-    if body["label"] != json.loads(json.dumps(training.label(digest))):
+    if body["label"] != json.loads(json.dumps(label)):
         return None
     models = tuple(train.pool.models[j] for j in training.columns)
     return Trained(policy_class(body["kind"]).load(path.parent, models), body["trained_with_tau_usd"])
 
 
-def _write(training: Training, trained: Trained, digest: str, folder: Path) -> None:
+def _write(training: Training, trained: Trained, label: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{training.name}-", dir=folder))
     trained.policy.save(staging)
     body = {
         "kind": trained.policy.kind,
         "trained_with_tau_usd": trained.tau_usd,
-        "label": training.label(digest),
+        "label": label,
     }
     (staging / LABEL_FILE).write_text(json.dumps(body, indent=1))
     final = folder / training.name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import register
+from pipeline.comparisons import RunComparisons, training_comparisons
 from pipeline.compose import OVERRIDES_FILE, record_config, recorded_overrides
 from pipeline.config import TradewindConfig
 from pipeline.console import progress
@@ -15,6 +16,7 @@ from pipeline.cost_scale import scale_costs_usd, training_tau_usd
 from pipeline.join import encoder_identity
 from pipeline.layout import RunLayout
 from pipeline.register import Registered
+from pipeline.search.llm_bandit import write_comparisons
 from pipeline.search.results import TrialRecord
 from pipeline.search.space import with_values
 from pipeline.search.spec import SearchFolder, SearchSpec
@@ -48,6 +50,8 @@ def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, bes
         data = load_training_data(source, best_config, both, scratch)[TRAIN]
         arrays = scratch / "arrays"
         write_columns(arrays / TRAIN, training_columns(data))
+        if spec.comparisons_sha256 is not None:
+            write_comparisons(arrays, training_comparisons(RunComparisons.of(source), data))
         # Learners open both folders; nothing is judged here.
         (arrays / VALIDATION).symlink_to(arrays / TRAIN, target_is_directory=True)
         policy = _train(spec, best, arrays, scratch, HistoryFile(layout.history))

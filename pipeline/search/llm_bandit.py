@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from pipeline.train_llm_bandit import (
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import calibrated_identity_vectors
 from policies.llm_bandit.contexts import DecisionTable, decision_table
-from policies.llm_bandit.observations import Observations
+from policies.llm_bandit.observations import Comparisons, Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.llm_bandit.ppo import SetPpo, SetPpoConfig
 from policies.llm_bandit.sampling import SetSampler
@@ -41,7 +42,7 @@ from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.pool import ModelPool
 from policies.rllib.columns import TRAIN, open_columns
 
-DECISIONS, ROUTER = "decisions", "router"
+DECISIONS, ROUTER, COMPARISONS = "decisions", "router", "comparisons.npz"
 
 
 def llm_bandit_space(config: TradewindConfig) -> dict[str, Dimension]:
@@ -103,6 +104,7 @@ def _stage_1(config: TradewindConfig, tau_usd: float, root: Path, pool: ModelPoo
             tau_usd,
             irt_settings(config),
             folds=policy.identity.folds,
+            comparisons=_read_comparisons(root),
             seed=config.run.seed,
         )
         table = decision_table(data, model, importance_clip=policy.importance_clip, seed=config.run.seed)
@@ -137,6 +139,20 @@ def _once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(staging)
             staging.replace(folder)
     return folder
+
+
+def write_comparisons(root: Path, comparisons: Comparisons | None) -> None:
+    """Write what stage 1 takes beside the columns of a search, into their existing folder."""
+    if comparisons is not None:
+        np.savez(root / COMPARISONS, **asdict(comparisons))
+
+
+def _read_comparisons(root: Path) -> Comparisons | None:
+    path = root / COMPARISONS
+    if not path.exists():
+        return None
+    with np.load(path) as columns:
+        return Comparisons(**columns)
 
 
 def _data(directory: Path, pool: ModelPool) -> OutcomeMatrix | LoggedFeedback:

@@ -63,6 +63,7 @@ class SearchSpec:
         train_sha256: hash of the training data.
         validation_sha256: hash of the validation data.
         parent_run_id: MLflow run above the trials'.
+        comparisons_sha256: hash of the comparisons that trials learn from; None where they take none.
     """
 
     config: dict[str, Any]
@@ -72,6 +73,7 @@ class SearchSpec:
     train_sha256: str
     validation_sha256: str
     parent_run_id: str
+    comparisons_sha256: str | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""

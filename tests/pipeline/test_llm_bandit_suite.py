@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 
 from pipeline import evaluate, ingest
 from pipeline.__main__ import main
+from pipeline.comparisons import RunComparisons
 from pipeline.compose import load_config, record_config
 from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.layout import RunLayout
 from pipeline.llm_bandit_suite.bench import Bench, Figures, columns_of
 from pipeline.llm_bandit_suite.candidate_sets import draw_sets
+from pipeline.llm_bandit_suite.context import llm_bandit
 from pipeline.llm_bandit_suite.decisions import dial_choices, predictions, translated
 from pipeline.llm_bandit_suite.held_out_preferences import ratios, remaining
 from pipeline.llm_bandit_suite.query_costs import cost_terms_with, tolerated
 from pipeline.llm_bandit_suite.router_comparison import cost_at_quality
+from pipeline.llm_bandit_suite.trainings import Training, train_all
 from pipeline.llm_bandit_suite.unseen_models import Draw, difference, holdouts
 from policies.base import greedy
 from policies.bundle import EncoderIdentity
@@ -29,6 +32,7 @@ from policies.errors import InputError
 from policies.metrics import score_router
 from policies.pool import ModelPool, ModelSpec
 from policies.preference import dial_grid, preferences_from_w_cost
+from tests.pipeline.evaluation_case import outcomes
 from tests.policies.llm_bandit_case import DIMENSION, TAU_USD, names, random_router, world
 
 MODELS = 6
@@ -181,6 +185,31 @@ def test_a_strategy_is_compared_with_random_within_each_set():
     gap, margin = difference(found, "stratified", 10, "test")
     assert gap == pytest.approx(0.0)
     assert margin == pytest.approx(0.0)
+
+
+def test_a_set_of_models_without_comparisons_is_trained_without(ray_session, tmp_path, capsys):
+    """Models of a small set may never have been compared; the comparisons travel with the task."""
+    train, validation = (outcomes(n, seed) for seed, n in enumerate((200, 60)))
+    ids, models = train.prompt_ids[:40], train.pool.models
+    table = pl.DataFrame({"prompt_id": ids, "model_a": models[0], "model_b": models[1], "winner": models[1]})
+    compared = RunComparisons(tmp_path / "comparisons.parquet", table)
+    config = load_config(TINY)
+    trainings = [
+        Training(name, config, columns, None, supervised="query")
+        for name, columns in (("compared", (0, 1)), ("never", (1, 2)), ("again", (0, 1)))
+    ]
+    trained = train_all(trainings[:2], train, validation, tmp_path, compared)
+    printed = capsys.readouterr().out
+    assert "suite: never: no comparison is between two of its 2 models; trained without" in printed
+    assert "compared:" not in printed
+    trained |= train_all(trainings[1:], train, validation, tmp_path)
+    one, other = (
+        llm_bandit(trained[name]).predictions(train.embeddings[:20]) for name in ("compared", "again")
+    )
+    assert not np.allclose(one.scores, other.scores), "comparisons reach the training"
+    labels = {name: json.loads((tmp_path / name / "training.json").read_text())["label"] for name in trained}
+    assert labels["compared"]["comparisons_sha256"] == compared.sha256
+    assert labels["never"]["comparisons_sha256"] is None
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pipeline import ingest, simulate, train
-from pipeline.comparisons import comparisons_hash, read_comparisons, training_comparisons
+from pipeline.comparisons import RunComparisons, comparisons_hash, read_comparisons, training_comparisons
 from pipeline.compose import load_config
 from pipeline.embedding_table import write_embeddings
 from pipeline.join import load_outcomes
@@ -98,9 +98,9 @@ def test_comparisons_are_joined_by_prompt_and_model(tables, known, tmp_path):  #
         (held, "left", "right", "left"),
     ]
     layout = ingested(tables, tmp_path, rows)
-    found = training_comparisons(layout.comparisons, known)
-    assert found is not None
-    pairs = found.joined
+    compared = RunComparisons.of(layout)
+    pairs = training_comparisons(compared, known)
+    assert pairs is not None
     column = {model: i for i, model in enumerate(known.pool.models)}
     assert pairs.first.tolist() == [column["left"], column["left"], column["cheap"]]
     assert pairs.second.tolist() == [column["cheap"], column["right"], column["right"]]
@@ -108,7 +108,7 @@ def test_comparisons_are_joined_by_prompt_and_model(tables, known, tmp_path):  #
     np.testing.assert_array_equal(pairs.embeddings[1], known.embeddings[7])
     provenance = read_provenance(layout)
     assert provenance is not None
-    assert provenance.notes == (f"4 comparisons, sha256 {found.sha256}",)
+    assert provenance.notes == (f"4 comparisons, sha256 {compared.sha256}",)
 
 
 def test_their_hash_is_that_of_the_rows_in_any_order():
@@ -151,14 +151,14 @@ def test_ingest_without_comparisons_leaves_none_of_an_earlier_one(tables, known,
     assert layout.comparisons.exists()
     quick(tables, tmp_path / "run")
     assert not layout.comparisons.exists()
-    assert training_comparisons(layout.comparisons, known) is None
+    assert training_comparisons(RunComparisons.of(layout), known) is None
 
 
 def test_comparisons_on_other_prompts_alone_are_told(tables, known, tmp_path):  # noqa: F811
     held = next(p for p in (f"p{i}" for i in range(600)) if p not in set(known.prompt_ids))
     layout = ingested(tables, tmp_path, [(held, "left", "right", "tie")])
     with pytest.raises(InputError, match=r"none of the 1 comparisons is .* on a training prompt"):
-        training_comparisons(layout.comparisons, known)
+        training_comparisons(RunComparisons.of(layout), known)
 
 
 def test_training_takes_the_runs_comparisons(tables, tmp_path, known):  # noqa: F811
@@ -167,10 +167,26 @@ def test_training_takes_the_runs_comparisons(tables, tmp_path, known):  # noqa: 
     config = load_config([*QUICK, "policy.ppo.iterations=0", f"run.dir={layout.root}"])
     validation = load_outcomes(layout, config_over(tables, layout.root), ("validation",))
     lines: list[dict] = []
-    inputs = TrainingInputs(known, validation, known.tau_usd(), tmp_path, lines.append)
+    compared = RunComparisons.of(layout)
+    layout.comparisons.unlink()  # a learner elsewhere does not see the run's folder
+    inputs = TrainingInputs(known, validation, known.tau_usd(), tmp_path, lines.append, compared)
     trained = train_llm_bandit(config, inputs)
     assert all(line["comparison_loss"] > 0 for line in lines if line["stage"] == "identity")
     assert trained.notes["comparisons"] == 50
+
+
+def test_the_stage_hands_its_comparisons_to_the_learner(ray_session, tables, known, tmp_path, monkeypatch):  # noqa: F811
+    layout = ingested(tables, tmp_path, [(p, "left", "right", "tie") for p in known.prompt_ids[:9]])
+    given: list[TrainingInputs] = []
+
+    def stop(config, inputs):
+        given.append(inputs)
+        raise InputError("seen")
+
+    monkeypatch.setitem(train.TRAINERS, "llm_bandit", stop)
+    with pytest.raises(InputError, match="seen"):
+        train.run(config_over(tables, layout.root, *QUICK))
+    assert len(given[0].comparisons.joined(known)) == 9
 
 
 @pytest.mark.parametrize(

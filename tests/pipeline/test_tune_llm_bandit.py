@@ -6,18 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from pipeline import train_llm_bandit
-from pipeline.compose import load_config
+from pipeline import train_llm_bandit, tune
+from pipeline.compose import SEARCH_FOLDER, load_config
+from pipeline.join import load_outcomes
+from pipeline.layout import RunLayout
 from pipeline.search import llm_bandit
 from pipeline.search.learners import LEARNERS
-from pipeline.search.spec import SearchSpec, search_space
+from pipeline.search.spec import SearchFolder, SearchSpec, search_space
 from pipeline.search.trial import Candidate
 from policies.base import Policy
+from policies.errors import InputError
+from policies.llm_bandit.contexts import DecisionTable
+from policies.llm_bandit.observations import Comparisons
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.rllib.columns import TRAIN, VALIDATION, training_columns, write_columns
-from tests.pipeline.evaluation_case import POOL, outcomes
+from tests.pipeline.evaluation_case import POOL, outcomes, prepared_run
 
 QUICK = (
     "policy=llm_bandit",
@@ -92,6 +98,42 @@ def test_a_loaded_candidate_decides_as_the_saved_one(search, ray_session, tmp_pa
     finally:
         one.stop()
         two.stop()
+
+
+def test_trials_learn_from_the_runs_comparisons(search, tmp_path):
+    spec, arrays = search
+    data = outcomes(200, 0)
+    compared = tmp_path / "arrays"
+    compared.mkdir()
+    (compared / TRAIN).symlink_to(arrays / TRAIN)
+    rows, k = np.arange(40), np.zeros(40, dtype=np.int64)
+    pairs = Comparisons(data.embeddings[rows], data.prompt_tokens[rows], k, k + 1, np.ones(40))
+    llm_bandit.write_comparisons(compared, pairs)
+    config = spec.configuration()
+    scores = [
+        DecisionTable.open(llm_bandit._stage_1(config, 0.01, root, spec.pool()) / llm_bandit.DECISIONS).inputs
+        for root in (arrays, compared)
+    ]
+    assert not np.allclose(*scores)
+
+
+def test_a_search_takes_its_runs_comparisons_and_resumes_with_no_others(tmp_path, monkeypatch):
+    data = outcomes(300, 0)
+    config = prepared_run(tmp_path, data, *QUICK)
+    layout, folder = RunLayout.of(config), SearchFolder(config.run.path / SEARCH_FOLDER)
+    table = pl.DataFrame(
+        {"prompt_id": data.prompt_ids, "model_a": POOL.models[0], "model_b": POOL.models[1], "winner": "tie"}
+    )
+    table.write_parquet(layout.comparisons)
+    monkeypatch.setattr(tune, "_open_parent", lambda config, **rows: "")
+    spec = tune._started(config, folder)
+    found = llm_bandit._read_comparisons(folder.arrays)
+    assert len(found) == len(load_outcomes(layout, config, (TRAIN,)))
+    resumed = config.model_copy(update={"tune": config.tune.model_copy(update={"resume": str(folder.root)})})
+    assert tune._resumed(resumed, folder).comparisons_sha256 == spec.comparisons_sha256 is not None
+    table.head(200).write_parquet(layout.comparisons)
+    with pytest.raises(InputError, match="the comparisons are no longer what the search began with"):
+        tune._resumed(resumed, folder)
 
 
 def test_the_space_leaves_what_trials_share_alone():
