@@ -12,7 +12,6 @@ less. Medians and ratios go out as one JSON line.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -42,7 +41,7 @@ from pipeline.embed import embed_table
 from pipeline.example.families import write_prompts
 from pipeline.tables import read_table
 from policies.encoder import Encoder, load_encoder
-from policies.encoder.backends import cpu_has_bf16
+from policies.encoder.backends import cpu_has_bf16, installed_backends
 from policies.encoder.source import find_source
 from policies.schemas import PROMPTS
 
@@ -207,11 +206,8 @@ def _backends(texts: list[str], rounds: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     plain = SentenceTransformer(str(find_source("minilm").folder), device="cpu")
-    names = ["torch-fp32"]
-    if importlib.util.find_spec("openvino"):
-        names.append("openvino-fp32")
-    if cpu_has_bf16():
-        names += [name.replace("fp32", "bf16") for name in names]
+    # Where the CPU has no bfloat16 it is emulated, which says nothing.
+    names = [name for name in installed_backends() if cpu_has_bf16() or not name.endswith("bf16")]
     encoders = {name: load_encoder("minilm", name, 256, 1024) for name in names}
     reference = plain.encode(texts)
     times: dict[str, list[float]] = {name: [] for name in ("plain", *names)}

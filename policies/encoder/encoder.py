@@ -12,18 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.bundle import EncoderIdentity
-from policies.encoder.backends import (
-    LEAST_COSINE,
-    PROBES,
-    Forward,
-    choose_backend,
-    default_cache_dir,
-    open_backend,
-    reference_vectors,
-)
+from policies.encoder.backends import choose_backend, least_cosine, open_backend
 from policies.encoder.batching import TokenBatcher
+from policies.encoder.forward import Forward
+from policies.encoder.graph_cache import default_cache_dir
 from policies.encoder.source import EncoderSource, find_source
+from policies.encoder.torch_network import reference_vectors
 from policies.errors import InputError
+
+PROBES = (
+    "What is the capital of France?",
+    "Write a Python function that returns the n-th Fibonacci number, and explain its complexity.",
+    "A train leaves at 14:05 and arrives at 17:50. How long is the journey in minutes?",
+    "Übersetze: Der frühe Vogel fängt den Wurm.",
+)
+"""What a loaded encoder is checked on, see :func:`policies.encoder.backends.least_cosine`."""
 
 
 def content_hash(text: str) -> str:
@@ -81,12 +84,12 @@ def load_encoder(
     Args:
         model: ``minilm`` (all-MiniLM-L6-v2, packaged), the folder of a sentence-transformers model, or a hub
             id.
-        backend: one of :data:`policies.encoder.backends.BACKENDS`, or ``auto``: OpenVINO where installed,
-            bfloat16 where the CPU has it.
+        backend: one of :data:`policies.encoder.backends.BACKENDS`, or ``auto``, see
+            :func:`policies.encoder.backends.choose_backend`.
         max_tokens: longer texts are cut, special tokens included.
         batch_tokens: padded tokens of one forward pass at most.
         threads: intra-op threads. The PyTorch backends set it for the whole process.
-        cache_dir: folder of converted OpenVINO graphs; None means the user's cache folder.
+        cache_dir: folder of converted graphs; None means the user's cache folder.
 
     Raises:
         InputError: naming ``encoder.model``, ``encoder.backend`` or ``encoder.max_tokens``: there is no such
@@ -133,7 +136,7 @@ def _check_against_reference(encoder: Encoder, source: EncoderSource, cache: Pat
     try:
         reference = np.load(remembered)
     except (OSError, ValueError, EOFError):
-        reference = reference_vectors(source, encoder.identity.max_tokens)
+        reference = reference_vectors(source, PROBES, encoder.identity.max_tokens)
         try:
             remembered.parent.mkdir(parents=True, exist_ok=True)
             staging = remembered.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
@@ -142,8 +145,9 @@ def _check_against_reference(encoder: Encoder, source: EncoderSource, cache: Pat
         except OSError:
             pass  # a read-only home: the comparison is made anew each time
     cosine = float((encoder.encode(PROBES) * reference).sum(axis=1).min())
-    if not cosine >= LEAST_COSINE:
+    least = least_cosine(encoder.identity.backend)
+    if not cosine >= least:
         raise InputError(
             f"encoder.model={source.name}, encoder.backend={encoder.identity.backend}: cosine {cosine:.6f} to "
-            f"sentence-transformers in float32 on a probe text; allowed: {LEAST_COSINE} or more"
+            f"sentence-transformers in float32 on a probe text; allowed: {least} or more"
         )

@@ -109,7 +109,8 @@ def test_the_lock_file_satisfies_every_dependency_of_the_project():
 
     locked = {Requirement(line).name: line.partition("==")[2] for line in read_lock()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in project["dependencies"] + project["optional-dependencies"]["openvino"]:
+    extras = project["optional-dependencies"]
+    for line in project["dependencies"] + extras["openvino"] + extras["onnx"]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(locked[wanted.name]), line
 
