@@ -69,6 +69,7 @@ def main() -> None:
         bundle = options.policy or Path(folder) / "policy"
         if options.policy is None:
             _save_bundle(bundle, config)
+        kind = RouterBundle.load(bundle).policy.kind
         for _ in range(options.rounds):
             stage = _stage_rates(lambda: route._decide_all(prompts, vectors, grid, bundle, config), options)
             rounds.append((stage, _bare_rates(bundle, options)))
@@ -78,7 +79,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "route",
-                "policy": RouterBundle.load(bundle).policy.kind,
+                "policy": kind,
                 "rows": n,
                 "dial_settings": len(grid),
                 "processes": options.processes,
