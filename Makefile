@@ -10,7 +10,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(PY) || python3 -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev,openvino,onnx]'
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev,openvino,onnx,cloud]'
 	touch $(STAMP)
 
 run: install
@@ -27,7 +27,7 @@ lint: install
 serve: install
 	$(PY) -m pipeline serve
 
-# make submit ADDRESS=http://127.0.0.1:8265 STAGE=run ARGS="run.dir=/shared/runs/mine"
+# make submit ADDRESS=http://127.0.0.1:8265 STAGE=run ARGS="run.root=/shared/runs run.name=mine"
 submit: install
 	$(PY) -m pipeline submit $(ADDRESS) $(STAGE) $(ARGS)
 

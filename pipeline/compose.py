@@ -103,8 +103,10 @@ def absolute_overrides(config: TradewindConfig, overrides: Sequence[str]) -> lis
     if "run" in pairs:
         pairs["run"] = str(config.run.path)
     else:
-        # The default root is relative too, and nothing on the command line says so.
-        pairs = {"run.root": config.run.root, **pairs}
+        # The default root is relative too, and nothing on the command line says so. A run's folder that is given alone
+        # is on the cluster's shared disk, where its parent can hold the embedding store; a root here would not be.
+        root = config.run.path.parent if config.run.dir else config.run.root
+        pairs = {"run.root": str(root), **pairs}
     return [f"{key}={value}" for key, value in pairs.items()]
 
 

@@ -34,7 +34,7 @@ from policies.bundle import EncoderIdentity
 from policies.encoder import content_hash, encoder_identity, explain_backend
 from policies.schemas import PROMPTS
 
-__all__ = ["embed_table", "read_embeddings", "run"]
+__all__ = ["embed_table", "read_embeddings", "run", "store_path"]
 
 ROUNDS = 3
 """How often shards that turn out damaged are encoded again before the disk is blamed."""
@@ -62,6 +62,11 @@ def run(config: TradewindConfig) -> None:
                 writer.publish(job.counts)
                 break
     _join_paraphrases(prompts.rows, config)
+
+
+def store_path(config: TradewindConfig) -> str:
+    """Return the folder or URI where actors write vectors; every node of a cluster must see it."""
+    return config.encoder.store or f"{config.run.root}/embeddings"
 
 
 def _join_paraphrases(rows: int, config: TradewindConfig) -> None:
@@ -138,9 +143,7 @@ class _Embedding:
     ) -> None:
         encoder = config.encoder
         self._who = identity or encoder_identity(encoder.model, encoder.wanted_backend, encoder.max_tokens)
-        self.store = EmbeddingStore(
-            encoder.store or f"{config.run.root}/embeddings", self._who, encoder.dtype
-        )
+        self.store = EmbeddingStore(store_path(config), self._who, encoder.dtype)
         self.counts = Counts(0, 0, 0, 0)
         self._prompts = prompts
         self._config = config

@@ -19,7 +19,7 @@ PROJECT = "tradewind"
 LOCK_FILE = Path(__file__).resolve().parent.parent / "requirements.lock"
 
 
-def installed_closure(extras: frozenset[str] = frozenset({"openvino", "onnx"})) -> dict[str, str]:
+def installed_closure(extras: frozenset[str] = frozenset({"openvino", "onnx", "cloud"})) -> dict[str, str]:
     """Return name -> installed version of all that the project's declared dependencies need, sorted by name.
 
     Build tags such as ``+cpu`` are taken away: which build of a version a node wants is the node's matter.

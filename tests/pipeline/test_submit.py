@@ -13,6 +13,8 @@ from ray.runtime_env import RuntimeEnv
 
 from pipeline import submit
 from pipeline.__main__ import main
+from pipeline.compose import load_config
+from pipeline.embed import store_path
 from pipeline.lock import installed_closure, read_lock
 from pipeline.submit import Submission, checked_overrides, runtime_env, stage_working_dir
 from policies.errors import InputError
@@ -40,6 +42,14 @@ def test_paths_are_absolute_and_the_default_root_is_spelt_out(tmp_path, monkeypa
         f"pool.path={tmp_path}/conf/mine.yaml",
         f"output={tmp_path}/out.parquet",
     ]
+
+
+def test_the_embedding_store_lies_beside_a_run_whose_folder_is_given_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sent = checked_overrides(["run.dir=/shared/runs/mine"])
+    assert store_path(load_config(sent)) == "/shared/runs/embeddings"
+    sent = checked_overrides(["run.dir=/shared/runs/mine", "run.root=/vectors"])
+    assert store_path(load_config(sent)) == "/vectors/embeddings"
 
 
 def test_a_run_that_only_the_cluster_sees_is_left_to_the_job():
@@ -110,7 +120,7 @@ def test_the_lock_file_satisfies_every_dependency_of_the_project():
     locked = {Requirement(line).name: line.partition("==")[2] for line in read_lock()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for line in project["dependencies"] + extras["openvino"] + extras["onnx"]:
+    for line in project["dependencies"] + extras["openvino"] + extras["onnx"] + extras["cloud"]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(locked[wanted.name]), line
 
