@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from policies.llm_bandit.observations import TIE, Comparisons
 from policies.schemas import COMPARISONS
 
 log = logging.getLogger(__name__)
+
+JOINED_COMPARISONS = "comparisons.npz"
+"""Name of the file that lies beside the columns of learners that take comparisons."""
 
 TIE_NAME = "tie"
 
@@ -83,10 +87,14 @@ class RunComparisons:
             return None
         return cls(layout.comparisons, pl.read_parquet(layout.comparisons))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Short hash of the whole table."""
         return comparisons_hash(self.table)
+
+    def notes(self, joined: Comparisons) -> dict[str, Any]:
+        """Return what a policy that learned from those joined says of them."""
+        return {"comparisons": len(joined), "comparisons_sha256": self.sha256}
 
     def joined(self, data: OutcomeMatrix | LoggedFeedback) -> Comparisons | None:
         """Return those between two of the data's models on its prompts; None where there is none."""
@@ -108,6 +116,19 @@ class RunComparisons:
             second[used],
             wins[used],
         )
+
+
+def write_joined(path: Path, joined: Comparisons) -> None:
+    """Write what a learner takes, as a file in an existing folder."""
+    np.savez(path, **asdict(joined))
+
+
+def read_joined(path: Path) -> Comparisons | None:
+    """Read what :func:`write_joined` wrote; None where there is no such file."""
+    if not path.exists():
+        return None
+    with np.load(path) as columns:
+        return Comparisons(**columns)
 
 
 def training_comparisons(

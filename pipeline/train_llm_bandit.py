@@ -85,7 +85,7 @@ def train_llm_bandit(config: TradewindConfig, data: TrainingInputs) -> TrainedPo
         "identity_std": float(model.arms.identity_std.mean()),
     }
     if compared is not None and data.comparisons is not None:
-        notes |= {"comparisons": len(compared), "comparisons_sha256": data.comparisons.sha256}
+        notes |= data.comparisons.notes(compared)
     return TrainedPolicy(judge.policy(best), notes)
 
 

@@ -29,7 +29,7 @@ from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 
 from pipeline.cluster import ray_session
-from pipeline.comparisons import RunComparisons, training_comparisons
+from pipeline.comparisons import JOINED_COMPARISONS, RunComparisons, training_comparisons, write_joined
 from pipeline.compose import SEARCH_FOLDER
 from pipeline.config import TradewindConfig
 from pipeline.console import say, verbose
@@ -38,7 +38,7 @@ from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
 from pipeline.register import open_experiment
 from pipeline.search.challenger import retrain
-from pipeline.search.llm_bandit import write_comparisons
+from pipeline.search.learners import searchable
 from pipeline.search.results import (
     TrialRecord,
     choose,
@@ -61,6 +61,8 @@ from policies.rllib.columns import training_columns, write_columns
 
 TAU_QUANTILE = "train.tau_quantile"
 PARTS = {split: (split,) for split in (TRAIN, VALIDATION)}
+MAX_FAILURES = 3
+"""Times that a trial whose process or node was lost goes on from its last checkpoint."""
 
 
 def run(config: TradewindConfig) -> list[TrialRecord]:
@@ -141,7 +143,8 @@ def _write_shared(
     staging = folder.root / "arrays.tmp"
     write_columns(staging / TRAIN, training_columns(train))
     write_columns(staging / VALIDATION, training_columns(validation))
-    write_comparisons(staging, joined)
+    if joined is not None:
+        write_joined(staging / JOINED_COMPARISONS, joined)
     staging.replace(folder.arrays)
     spec = SearchSpec(
         config=config.plain(),
@@ -185,7 +188,9 @@ def _resumed(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
 
 def _comparisons(config: TradewindConfig) -> RunComparisons | None:
     """Return the run's comparisons where the policy that is searched learns from them."""
-    return RunComparisons.of(RunLayout.of(config)) if config.policy.name == "llm_bandit" else None
+    return (
+        RunComparisons.of(RunLayout.of(config)) if searchable(config.policy.name).takes_comparisons else None
+    )
 
 
 def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, spec: SearchSpec) -> tune.Tuner:
@@ -220,6 +225,7 @@ def _tuner(config: TradewindConfig, folder: SearchFolder, space: SearchSpace, sp
                 SearchProgress(settings.num_samples),
             ],
             checkpoint_config=checkpoints(config),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import register
-from pipeline.comparisons import RunComparisons, training_comparisons
+from pipeline.comparisons import JOINED_COMPARISONS, RunComparisons, training_comparisons, write_joined
 from pipeline.compose import OVERRIDES_FILE, record_config, recorded_overrides
 from pipeline.config import TradewindConfig
 from pipeline.console import progress
@@ -16,7 +16,6 @@ from pipeline.cost_scale import scale_costs_usd, training_tau_usd
 from pipeline.join import encoder_identity
 from pipeline.layout import RunLayout
 from pipeline.register import Registered
-from pipeline.search.llm_bandit import write_comparisons
 from pipeline.search.results import TrialRecord
 from pipeline.search.space import with_values
 from pipeline.search.spec import SearchFolder, SearchSpec
@@ -50,8 +49,10 @@ def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, bes
         data = load_training_data(source, best_config, both, scratch)[TRAIN]
         arrays = scratch / "arrays"
         write_columns(arrays / TRAIN, training_columns(data))
-        if spec.comparisons_sha256 is not None:
-            write_comparisons(arrays, training_comparisons(RunComparisons.of(source), data))
+        compared = RunComparisons.of(source) if spec.comparisons_sha256 is not None else None
+        joined = training_comparisons(compared, data)
+        if joined is not None:
+            write_joined(arrays / JOINED_COMPARISONS, joined)
         # Learners open both folders; nothing is judged here.
         (arrays / VALIDATION).symlink_to(arrays / TRAIN, target_is_directory=True)
         policy = _train(spec, best, arrays, scratch, HistoryFile(layout.history))
@@ -73,6 +74,7 @@ def retrain(config: TradewindConfig, spec: SearchSpec, folder: SearchFolder, bes
                 "train_sha256": content_hash(data),
                 "trained_on": [TRAIN, VALIDATION],
                 "search": {"trial_id": best.trial_id, "validation_reward": best.reward, **best.values},
+                **({} if compared is None or joined is None else compared.notes(joined)),
             },
         )
         bundle.save(layout.policy)

@@ -34,6 +34,7 @@ class SearchableLearner:
         patience_epochs: epochs without a better one after which a trial stops, infinite where it never does.
         space: default search space of a configuration.
         keeps_best: whether training returns its best epoch (then a trial counts by that) or its last.
+        takes_comparisons: whether it learns from pairwise comparisons too; they lie beside the columns.
     """
 
     algorithm_config: Callable[[TradewindConfig, float, str, int, ModelPool], Any]
@@ -43,6 +44,7 @@ class SearchableLearner:
     patience_epochs: Callable[[TradewindConfig], float]
     space: Callable[[TradewindConfig], dict[str, Dimension]]
     keeps_best: bool
+    takes_comparisons: bool = False
 
 
 def searchable(name: str) -> SearchableLearner:
@@ -142,6 +144,7 @@ LEARNERS: dict[str, SearchableLearner] = {
         patience_epochs=lambda config: math.inf,
         space=llm_bandit_space,
         keeps_best=True,
+        takes_comparisons=True,
     ),
 }
 """By ``policy.name``."""

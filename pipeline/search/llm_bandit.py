@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from pipeline.comparisons import JOINED_COMPARISONS, read_joined
 from pipeline.config import TradewindConfig
 from pipeline.config.llm_bandit import LlmBanditSettings
 from pipeline.config.tune import Choices, Dimension, Interval
@@ -33,7 +33,7 @@ from pipeline.train_llm_bandit import (
 from policies.datasets import LoggedFeedback, OutcomeMatrix
 from policies.llm_bandit.calibration import calibrated_identity_vectors
 from policies.llm_bandit.contexts import DecisionTable, decision_table
-from policies.llm_bandit.observations import Comparisons, Observations
+from policies.llm_bandit.observations import Observations
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.llm_bandit.ppo import SetPpo, SetPpoConfig
 from policies.llm_bandit.sampling import SetSampler
@@ -42,7 +42,7 @@ from policies.llm_bandit.set_policy import FrozenSetPolicy
 from policies.pool import ModelPool
 from policies.rllib.columns import TRAIN, open_columns
 
-DECISIONS, ROUTER, COMPARISONS = "decisions", "router", "comparisons.npz"
+DECISIONS, ROUTER = "decisions", "router"
 
 
 def llm_bandit_space(config: TradewindConfig) -> dict[str, Dimension]:
@@ -104,7 +104,7 @@ def _stage_1(config: TradewindConfig, tau_usd: float, root: Path, pool: ModelPoo
             tau_usd,
             irt_settings(config),
             folds=policy.identity.folds,
-            comparisons=_read_comparisons(root),
+            comparisons=read_joined(root / JOINED_COMPARISONS),
             seed=config.run.seed,
         )
         table = decision_table(data, model, importance_clip=policy.importance_clip, seed=config.run.seed)
@@ -139,20 +139,6 @@ def _once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(staging)
             staging.replace(folder)
     return folder
-
-
-def write_comparisons(root: Path, comparisons: Comparisons | None) -> None:
-    """Write what stage 1 takes beside the columns of a search, into their existing folder."""
-    if comparisons is not None:
-        np.savez(root / COMPARISONS, **asdict(comparisons))
-
-
-def _read_comparisons(root: Path) -> Comparisons | None:
-    path = root / COMPARISONS
-    if not path.exists():
-        return None
-    with np.load(path) as columns:
-        return Comparisons(**columns)
 
 
 def _data(directory: Path, pool: ModelPool) -> OutcomeMatrix | LoggedFeedback:

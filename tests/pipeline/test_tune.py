@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,6 +236,43 @@ def test_search_goes_on_after_the_driver_was_killed(tmp_path, root, ray_session)
     study.restore_from_dir(str(folder.trials))
     assert sorted(trial.value for trial in study._ot_study.trials) == sorted(r.reward for r in records)
     assert any(epochs.count(1) == 1 and len(epochs) >= 60 for epochs in went_on if epochs[0] == 1)
+
+
+def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(tmp_path, root, ray_session):
+    overrides = (
+        "tune.num_samples=1",
+        "tune.grace_epochs=40",
+        "tune.max_epochs=40",
+        "policy.patience_epochs=40",
+        "tune.checkpoint_epochs=5",
+        "tune.retrain=false",
+    )
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    undisturbed, disturbed = (make_run(tmp_path / name, root, *overrides) for name in ("one", "other"))
+    (expected,) = tune.run(undisturbed)
+    folder = SearchFolder(RunLayout.of(disturbed).root / "tune")
+    killed = []
+
+    def kill():
+        while not any(folder.root.glob("trials/*/checkpoint_*/progress.json")):
+            time.sleep(0.02)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # others come and go
+                if "".join(process.cmdline()).startswith("ray::SearchTrial"):
+                    killed.append(process.pid)
+                    process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    (record,) = tune.run(disturbed)
+    killer.join(1.0)
+    assert len(killed) == 1
+    assert record.epochs == 40
+    assert (record.reward, record.best_epoch) == (expected.reward, expected.best_epoch)
+    (trial,) = folder.trials.glob("*/result.json")
+    epochs = [json.loads(line)["epoch"] for line in trial.read_text().splitlines()]
+    assert epochs.count(1) == 1, "it did not begin anew"
 
 
 @pytest.fixture

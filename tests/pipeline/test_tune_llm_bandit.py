@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline import train_llm_bandit, tune
+from pipeline.comparisons import JOINED_COMPARISONS, read_joined, write_joined
 from pipeline.compose import SEARCH_FOLDER, load_config
 from pipeline.join import load_outcomes
 from pipeline.layout import RunLayout
@@ -108,7 +109,7 @@ def test_trials_learn_from_the_runs_comparisons(search, tmp_path):
     (compared / TRAIN).symlink_to(arrays / TRAIN)
     rows, k = np.arange(40), np.zeros(40, dtype=np.int64)
     pairs = Comparisons(data.embeddings[rows], data.prompt_tokens[rows], k, k + 1, np.ones(40))
-    llm_bandit.write_comparisons(compared, pairs)
+    write_joined(compared / JOINED_COMPARISONS, pairs)
     config = spec.configuration()
     scores = [
         DecisionTable.open(llm_bandit._stage_1(config, 0.01, root, spec.pool()) / llm_bandit.DECISIONS).inputs
@@ -127,7 +128,7 @@ def test_a_search_takes_its_runs_comparisons_and_resumes_with_no_others(tmp_path
     table.write_parquet(layout.comparisons)
     monkeypatch.setattr(tune, "_open_parent", lambda config, **rows: "")
     spec = tune._started(config, folder)
-    found = llm_bandit._read_comparisons(folder.arrays)
+    found = read_joined(folder.arrays / JOINED_COMPARISONS)
     assert len(found) == len(load_outcomes(layout, config, (TRAIN,)))
     resumed = config.model_copy(update={"tune": config.tune.model_copy(update={"resume": str(folder.root)})})
     assert tune._resumed(resumed, folder).comparisons_sha256 == spec.comparisons_sha256 is not None
