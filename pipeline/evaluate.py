@@ -41,6 +41,7 @@ from pipeline.routers import BEST_SINGLE, POLICY, Router, compared_routers, dial
 from pipeline.scoring import Yardstick, chosen_settings, score_split
 from pipeline.splits import OOD, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.tables import write_table
+from pipeline.training import content_hash
 from pipeline.training_evidence import training_evidence
 from pipeline.verdicts import table_verdicts, verdict_lines
 from policies.bundle import RouterBundle
@@ -163,11 +164,23 @@ def measure(
                 log,
                 splits[reported[0]]["routers"][POLICY],
                 propensity_floor=config.evaluate.propensity_floor,
+                same_rows=_same_rows(bundle, data[TRAIN], log, config),
             ),
             "tau_usd": tau_usd,
             "w_cost": yardstick.w_cost.tolist(),
         }
     )
+
+
+def _same_rows(
+    bundle: RouterBundle, training: OutcomeMatrix, log: LoggedFeedback | None, config: TradewindConfig
+) -> bool | None:
+    """Return whether a policy of this run learned from the training rows that the run has now; None where unknown."""
+    seen = bundle.notes.get("train_sha256")
+    rows = log if config.train.mode == "logged" else training
+    if seen is None or rows is None or bundle.notes.get("trained_on", [TRAIN]) != [TRAIN]:
+        return None
+    return bool(seen == content_hash(rows))
 
 
 def closing_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,12 @@ CERTAIN = 0.99
 
 
 def checks(
-    training: OutcomeMatrix, log: LoggedFeedback | None, policy: Mapping[str, Any], *, propensity_floor: float
+    training: OutcomeMatrix,
+    log: LoggedFeedback | None,
+    policy: Mapping[str, Any],
+    *,
+    propensity_floor: float,
+    same_rows: bool | None = None,
 ) -> list[Check]:
     """Return the ``health`` of ``metrics.json``.
 
@@ -44,8 +49,16 @@ def checks(
         log: the events that were learned from; None where none was.
         policy: the policy's figures on the main split.
         propensity_floor: propensities below it are counted.
+        same_rows: whether the policy was trained on the run's rows of today; None where that is not known.
     """
     found = _rewards(training) if log is None else _logged_rewards(log)
+    if same_rows is not None:
+        found.append(
+            _check(
+                "other_training", float(not same_rows), (0.5, 0.5),
+                "Trained on other rows than this run's training split is now: held-out prompts may be among them",
+            )
+        )  # fmt: skip
     if log is not None:
         found += _propensities(log, propensity_floor)
     shares = np.array(policy["action_shares"]).mean(axis=0)

@@ -67,6 +67,7 @@ def run(config: TradewindConfig) -> None:
         provenance = replace(provenance, notes=(*provenance.notes, note))
 
     record_provenance(layout, provenance)  # first: no table lies here without what it forbids
+    layout.splits.unlink(missing_ok=True)  # what later stages ask for: it comes back when all tables are new
     _discard_embeddings(layout)  # before there are new texts, so that old vectors never lie beside them
     (layout.feedback if spec is OUTCOMES else layout.outcomes).unlink(missing_ok=True)
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import evaluate
 from pipeline.layout import RunLayout
+from pipeline.training import content_hash
 from policies.errors import InputError
 from policies.preference import dial_grid
 from tests.pipeline.evaluation_case import KindPolicy, bundle, config, outcomes, prepared_run, write_inputs
@@ -176,6 +177,17 @@ def test_a_policy_that_ignores_prompt_and_dial_is_flagged(case):
     assert [flags[name] for name in ("collapsed", "prompt_blind", "dead_dial")] == [True] * 3
     healthy = metrics["splits"]["test"]["routers"]["policy"]["flags"]
     assert [healthy[name] for name in ("collapsed", "prompt_blind")] == [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "state"), [("train", "ok"), ("validation", "alarm"), (None, None)], ids=["same", "other", "unknown"]
+)
+def test_a_policy_trained_on_other_rows_than_the_runs_is_told(case, rows, state):
+    data, settings, _ = case
+    notes = {} if rows is None else {"train_sha256": content_hash(data[rows])}
+    made = replace(bundle(KindPolicy(), data["train"]), notes=notes)
+    states = {c["name"]: c["state"] for c in evaluate.measure(made, data, data, settings)["health"]}
+    assert states.get("other_training") == state
 
 
 def test_a_dial_that_raises_cost_is_flagged(case):

@@ -123,6 +123,19 @@ def test_an_ingest_that_fails_leaves_the_run_as_it_was(tables, tmp_path):
     assert len(load_outcomes(layout, config, ("train",))) > 0
 
 
+def test_tables_of_an_ingest_that_was_killed_are_not_learned_from(tables, tmp_path, monkeypatch):
+    config, _ = prepared(tables, tmp_path / "run")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ingest, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.run(config)
+    with pytest.raises(InputError, match=r"splits.*missing; run `python -m pipeline ingest"):
+        train.run(config)
+
+
 def mean_dial_reward(policy, data, tau_usd):
     rewards = []
     for w in dial_grid():
@@ -167,7 +180,7 @@ def test_history_has_a_line_per_epoch_and_the_best_is_kept(ray_session, tables, 
         bundle.notes["validation_reward"],
     )
     assert {path.name for path in layout.root.iterdir()} >= {"policy", "history.jsonl"}
-    assert not list(layout.root.glob(".training-*"))
+    assert not list(layout.root.glob(".training*"))
 
 
 def test_same_seed_gives_the_same_artifact(ray_session, tables, tmp_path):
