@@ -38,7 +38,8 @@ class Policy(ABC):
     """A distribution over a fixed, ordered list of models given a prompt and a preference.
 
     Constants, kNN, LinUCB, BaRP and the oracle all implement :meth:`action_probabilities`; propensities,
-    off-policy evaluation, reports, batch routing and serving are written against it alone.
+    off-policy evaluation, reports, batch routing and serving are written against it and :meth:`over_dial`, which is
+    the same for many preferences at once.
     """
 
     kind: ClassVar[str]
@@ -94,7 +95,7 @@ class Policy(ABC):
             ValueError: see :meth:`action_probabilities`.
         """
         n = len(embeddings)
-        for preference in np.asarray(dial):
+        for preference in self.checked_dial(dial):
             yield self.action_probabilities(
                 embeddings, np.broadcast_to(preference, (n, 2)), eligible, prompt_tokens=prompt_tokens
             )
@@ -155,6 +156,19 @@ class Policy(ABC):
         if preferences.shape != (n, 2):
             raise ValueError(f"preferences have shape {preferences.shape}, expected ({n}, 2)")
         return np.asarray(preferences, dtype=np.float64)
+
+    def checked_dial(self, dial: FloatArray) -> npt.NDArray[np.float64]:
+        """Return the preferences of a dial as float64, shape (m, 2).
+
+        Raises:
+            ValueError: another shape, such as that of a grid of w_cost alone.
+        """
+        dial = np.asarray(dial, dtype=np.float64)
+        if dial.ndim != 2 or dial.shape[1] != 2:
+            raise ValueError(
+                f"the dial has shape {dial.shape}, expected (m, 2): w_quality and w_cost of each setting"
+            )
+        return dial
 
 
 def masked_softmax(logits: FloatArray, eligible: BoolArray) -> npt.NDArray[np.float64]:

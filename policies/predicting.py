@@ -56,12 +56,13 @@ class PredictingPolicy(Policy):
         prompt_tokens: FloatArray | None = None,
     ) -> Iterator[Matrix]:
         n = len(embeddings)
+        settings = self.checked_dial(dial)
         mask = self.checked_eligible(n, eligible)
         if n == 0:
-            yield from (np.zeros((0, len(self.models))) for _ in dial)
+            yield from (np.zeros((0, len(self.models))) for _ in settings)
             return
         scores, cost_terms = self.predict(embeddings, prompt_tokens)
-        for w in np.asarray(dial, dtype=np.float64):
+        for w in settings:
             yield _best(scores, cost_terms, w[None, :], mask)
 
 

@@ -99,13 +99,16 @@ class LlmBanditPolicy(Policy):
         prompt_tokens: FloatArray | None = None,
     ) -> Iterator[npt.NDArray[np.float64]]:
         n = len(embeddings)
+        settings = self.checked_dial(dial).astype(np.float32)
+        self.checked_preferences(embeddings, np.zeros((n, 2)), len(self.network.features.mean))
         mask = self.checked_eligible(n, eligible)
         tokens = self._tokens(n, prompt_tokens)
         at = [slice(i, i + CHUNK_ROWS) for i in range(0, n, CHUNK_ROWS)]
+        # Held for all rows, n x (components + a few numbers per model); the candidates made of them, a dozen times as
+        # much, are built anew for each chunk.
         inputs = [self.network.inputs(embeddings[rows], tokens[rows]) for rows in at]
-        # Tokens of candidates take a dozen times the memory of the predictions, and little time to build.
         predicted = [predict(self.network, self.arms, x, tokens[rows]) for x, rows in zip(inputs, at)]
-        for w in np.asarray(dial, dtype=np.float32):
+        for w in settings:
             chunks = [
                 self._probabilities(x, found, mask[rows], np.broadcast_to(w, (len(x), 2)))
                 for x, found, rows in zip(inputs, predicted, at)

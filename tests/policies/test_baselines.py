@@ -131,6 +131,11 @@ def test_over_the_dial_it_decides_as_at_each_setting(fitted):
     np.testing.assert_array_equal(list(fitted.over_dial(x, dial, eligible)), alone)
 
 
+def test_a_dial_of_costs_alone_is_refused(fitted):
+    with pytest.raises(ValueError, match=r"dial has shape \(5,\), expected \(m, 2\)"):
+        next(iter(fitted.over_dial(world(3, 4).embeddings, np.linspace(0, 1, 5))))
+
+
 def test_no_prompts_give_no_rows(fitted):
     assert [p.shape for p in fitted.over_dial(np.zeros((0, 4), np.float32), np.eye(2))] == [(0, 3)] * 2
     p = fitted.action_probabilities(np.zeros((0, 4), np.float32), np.zeros((0, 2), np.float32))

@@ -239,6 +239,15 @@ def test_over_the_dial_it_decides_as_at_each_setting(policy):
     np.testing.assert_array_equal(list(policy.over_dial(x, dial, prompt_tokens=tokens)), alone)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dial", "message"),
+    [((4, 8), np.linspace(0, 1, 3), "dial has shape"), ((4, 7), np.eye(2), "embeddings have shape")],
+)
+def test_over_the_dial_wrong_shapes_are_refused(policy, shape, dial, message):
+    with pytest.raises(ValueError, match=message):
+        next(iter(policy.over_dial(np.zeros(shape, np.float32), dial)))
+
+
 def test_ineligible_models_are_no_candidates(policy):
     """Deciding among some of the pool is what a policy over that smaller pool does."""
     kept = [0, 2, 5]
