@@ -189,8 +189,12 @@ class Releases:
         logger.info("releases in use: %s", after.versions())
         return True
 
-    async def check(self, target: Target) -> None:
+    async def check(self, target: Target, *, explores: bool = True) -> None:
         """Make sure that a version could be served here.
+
+        Args:
+            target: the version.
+            explores: whether it would answer prompts, and so explore; a shadow only has its decisions compared.
 
         Raises:
             InputError: it could not.
@@ -200,7 +204,8 @@ class Releases:
             raise InputError("these releases never change")
         bundle = await asyncio.to_thread(_read, settings, target)
         _check_encoder(settings, bundle, ours)
-        check_exploration(bundle, settings.routing.exploration)
+        if explores:
+            check_exploration(bundle, settings.routing.exploration)
 
     @staticmethod
     def _loaded(settings: ServeSettings, before: ReleaseSet) -> ReleaseSet:

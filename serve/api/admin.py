@@ -82,11 +82,13 @@ def admin_routes(runtime: Runtime) -> APIRouter:
         # MLflow's client blocks: never on the loop that answers requests.
         return await asyncio.to_thread(lambda: work(Registry(runtime.settings)))
 
-    async def change(target: Callable[[Registry], Target], work: Callable[[Registry, str], None]) -> Response:
+    async def change(
+        target: Callable[[Registry], Target], work: Callable[[Registry, str], None], *, explores: bool = True
+    ) -> Response:
         try:
             found = await registry(target)
             # Before the alias moves: what cannot be served here must not become what should be.
-            await releases.check(found)
+            await releases.check(found, explores=explores)
             await registry(lambda opened: work(opened, str(found.model_version)))
         except InputError as error:
             raise ApiError(409, "release_refused", str(error)) from None
@@ -150,7 +152,7 @@ def admin_routes(runtime: Runtime) -> APIRouter:
     async def set_shadow(request: Request) -> Response:
         """Let a version decide along, without effect."""
         asked = parsed(ShadowRequest, await request.body(), MAX_BYTES)
-        return await change(lambda opened: opened.version(asked.version), Registry.set_shadow)
+        return await change(lambda opened: opened.version(asked.version), Registry.set_shadow, explores=False)
 
     @routes.delete("/shadow", response_model=ChangeAnswer, responses=_CONFLICT)
     async def clear_shadow() -> Response:

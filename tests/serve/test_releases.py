@@ -285,6 +285,17 @@ def test_a_shadow_is_counted_and_never_answers(shelf, encoder, monkeypatch):
     assert sum(counted.values()) == 20
 
 
+def test_a_version_that_cannot_explore_may_be_a_shadow_and_no_more(endpoint_url, shelf, monkeypatch):
+    def refuse(bundle, exploration):
+        if bundle.policy_version == shelf.versions[2]:
+            raise InputError("cannot explore")
+
+    monkeypatch.setattr("serve.releases.check_exploration", refuse)
+    assert main([endpoint_url, "canary", "3"]) == 1
+    assert main([endpoint_url, "shadow", "3"]) == 0
+    assert shelf.aliases()["shadow"] == "3"
+
+
 def test_a_named_version_answers_over_http(endpoint_url, shelf):
     header = "x-tradewind-policy-version"
     good = httpx.post(f"{endpoint_url}/v1/route", json=ASK, headers={header: shelf.versions[0]}, timeout=30.0)
