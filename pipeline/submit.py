@@ -245,7 +245,7 @@ async def _stream(client: JobSubmissionClient, job_id: str) -> JobDetails:
                 fresh = text[max(shown - position, 0) :]
                 position += len(text)
                 shown = max(shown, position)
-                print(fresh, end="", flush=True)
+                _show(fresh)
             info = client.get_job_info(job_id)
             if info.status.is_terminal():
                 return info
@@ -255,6 +255,15 @@ async def _stream(client: JobSubmissionClient, job_id: str) -> JobDetails:
             if time.monotonic() - lost_since > PATIENCE_S:
                 raise ConnectionError(f"no answer for {PATIENCE_S:.0f} s ({error})") from None
         await asyncio.sleep(0.5)
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # The reader has seen enough, as `head` has; the job's end still counts.
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _interrupted(

@@ -1,6 +1,7 @@
 """What a submitted job is made of, and what is refused before one is sent; jobs that run: test_cluster.py."""
 
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -158,6 +159,21 @@ def test_a_connection_lost_at_the_jobs_end_is_taken_up_again(capsys):
     printed = capsys.readouterr()
     assert printed.out == "all that it printed\n", "the log is shown once"
     assert "job-1: succeeded, exit code 0" in printed.err
+
+
+def test_a_reader_that_has_seen_enough_does_not_change_the_jobs_code(tmp_path):
+    """As with `| head -1`: the pipe is closed before the log is printed."""
+    script = (
+        "import sys, time; from tests.pipeline.test_submit import BreakingConnection; from pipeline import submit\n"
+        "time.sleep(0.5)\n"
+        "sys.exit(submit._follow_to_end(BreakingConnection(silent=0), 'http://head:8265', 'job-1'))"
+    )
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 0, told
+    assert told.endswith("job-1: succeeded, exit code 0\n")
 
 
 def test_a_connection_that_stays_lost_says_how_to_go_on(capsys, monkeypatch):
