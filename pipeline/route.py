@@ -29,6 +29,9 @@ from policies.schemas import DECISIONS, PROMPTS
 
 FloatArray = npt.NDArray[np.float64]
 
+LEAST_BLOCK_ROWS = 1024
+"""Prompts for which it is worth starting another process."""
+
 
 def run(config: TradewindConfig) -> None:
     """Write the decisions table: every prompt at every dial setting, in prompt order, then by ``w_cost``.
@@ -187,8 +190,9 @@ def _decide_all(
         columns["prompt_id"] = prompts["prompt_id"]
     table = pa.table(columns)
     cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    # A block's way there and back takes longer than its decisions where it is small; a small table serves all actors.
-    size = min(config.route.block_rows, -(-n // cpus))
+    # A block's way there and back takes longer than its decisions where it is small; a small table serves all actors,
+    # but for a few prompts a process takes longer to start than to decide.
+    size = min(config.route.block_rows, max(-(-n // cpus), LEAST_BLOCK_ROWS))
     blocks = [table.slice(start, size) for start in range(0, n, size)]
     decided = ray.data.from_arrow(blocks).map_batches(
         BlockRouter,

@@ -106,5 +106,5 @@ def _need_gpu() -> None:
     if not torch.cuda.is_available():
         raise InputError(
             f"encoder.backend={CUDA_BACKEND}: PyTorch sees no CUDA device in this process; allowed here: "
-            f"{', '.join(CPU_BACKENDS)}"
+            f"{', '.join(installed_backends())}"
         )

@@ -50,7 +50,8 @@ class Encoder:
         """Return the vectors of ``texts`` in their order, shape (n, d), each of Euclidean length 1.
 
         Texts of like length share a forward pass. A vector depends on its batch companions through float
-        rounding alone (see ``test_a_vector_does_not_depend_on_its_companions``).
+        rounding alone (see ``test_a_vector_does_not_depend_on_its_companions``); but with ``onnx-int8``, whose
+        activations share one scale in a batch, in the second decimal.
         """
         vectors = np.empty((len(texts), self.identity.dimension), dtype=np.float32)
         if not texts:

@@ -80,13 +80,15 @@ def _quantize(source: EncoderSource, float_folder: Path, folder: Path) -> None:
     and none can be the wrong one.
     """
     import onnx
+    from google.protobuf.message import DecodeError
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     def read(there: Path) -> Any:
         try:
-            return onnx.load(there / _FILE)
-        except (OSError, onnx.checker.ValidationError, ValueError):
+            graph = onnx.load(there / _FILE)
+        except (OSError, ValueError, DecodeError):
             return None
+        return graph if len(graph.graph.node) else None  # an empty file is an empty graph
 
     graph = cached_graph(float_folder, lambda there: _export(source, there), read)
     # It advises a preparation that image networks need, through the root logger.
