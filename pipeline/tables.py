@@ -7,7 +7,6 @@ from 1, as an editor or a data frame with a header line shows them.
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from policies.errors import InputError
-from policies.leftovers import remove_leftovers
+from policies.leftovers import remove_leftovers, temporary_beside
 from policies.schemas import TableSpec
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -266,7 +265,7 @@ def write_table(
         uri: the file.
         row_group_rows: rows of a row group at most.
         parquet_options: go to :func:`pyarrow.parquet.write_table`; the default is zstd compression.
-        many_writers: whether others may be writing the same file now; then nothing is removed.
+        many_writers: whether the folder gets many files from many writers; then it is not searched for leftovers.
     """
     options = {"compression": "zstd", "row_group_size": row_group_rows, **(parquet_options or {})}
     fs, path = fsspec.core.url_to_fs(uri)
@@ -276,7 +275,7 @@ def write_table(
         pq.write_table(table, whole, **options)
         fs.pipe_file(path, whole.getvalue())
         return
-    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    target = str(temporary_beside(Path(path)))
     try:
         with fs.open(target, "wb") as stream:
             pq.write_table(table, stream, **options)
@@ -286,7 +285,7 @@ def write_table(
             fs.rm(target)
         raise
     if not many_writers:
-        remove_leftovers(Path(path))
+        remove_leftovers(Path(path).parent, Path(path).name)
 
 
 def to_polars(table: pa.Table) -> pl.DataFrame:

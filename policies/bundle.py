@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,7 @@ from typing import Any, Self
 from policies.base import Policy
 from policies.costs import CostModel
 from policies.errors import InputError
-from policies.leftovers import remove_leftovers
+from policies.leftovers import put_in_place, remove_leftovers, temporary_beside
 from policies.pool import ModelPool, read_pool_file
 from policies.registry import policy_class
 
@@ -78,7 +77,7 @@ class RouterBundle:
 
     def save(self, directory: Path) -> str:
         """Write the bundle to ``directory`` (replaced as a whole) and return its policy version."""
-        staging = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.tmp")
+        staging = temporary_beside(directory)
         staging.mkdir(parents=True)
         try:
             (staging / "policy").mkdir()
@@ -98,14 +97,11 @@ class RouterBundle:
             (staging / "bundle.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
             version = _content_version(self.policy.kind, staging)
             (staging / "VERSION").write_text(version + "\n")
-            if directory.exists():
-                # Aside at once: whoever reads meanwhile meets the old policy or none, never a part of it.
-                directory.rename(directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.tmp"))
-            staging.replace(directory)
+            put_in_place(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        remove_leftovers(directory)
+        remove_leftovers(directory.parent, directory.name)
         return version
 
     @classmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from policies.leftovers import put_in_place, remove_leftovers, temporary_beside
 
 T = TypeVar("T")
 
@@ -41,8 +42,8 @@ def cached_graph(folder: Path, write: Callable[[Path], None], read: Callable[[Pa
         if graph is None:
             raise RuntimeError(f"{staging}: the converted graph cannot be read back")
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            staging.rename(folder)
+            put_in_place(staging, folder)
+            remove_leftovers(folder.parent)
         except OSError:
             pass  # another process was first, or the home is read-only: what was read serves as well
         return graph
@@ -51,7 +52,7 @@ def cached_graph(folder: Path, write: Callable[[Path], None], read: Callable[[Pa
 
 
 def _staging_beside(folder: Path) -> Path:
-    staging = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staging = temporary_beside(folder)
     try:
         staging.mkdir(parents=True)
     except OSError:

@@ -10,7 +10,9 @@ import pytest
 
 from pipeline.tables import read_table, write_table
 from policies.errors import InputError
+from policies.leftovers import this_process
 from policies.schemas import FEEDBACK, OUTCOMES, PROMPTS
+from tests.policies.leftovers_case import gone_process, left_by
 
 GOOD = {
     "prompt_id": ["a", "a", "b"],
@@ -173,6 +175,14 @@ def test_write_into_unwritable_place_leaves_nothing(tmp_path):
     blocked.write_text("in the way")
     with pytest.raises(OSError, match="file"):
         write_table(pa.table({"x": [1]}), str(blocked / "t.parquet"))
+
+
+def test_a_write_leaves_another_s_unfinished_file_and_removes_a_killed_one_s(tmp_path):
+    path = tmp_path / "t.parquet"
+    live, dead = left_by(this_process(), path), left_by(gone_process(), path)
+    write_table(pa.table({"x": [1]}), str(path))
+    assert live.exists()
+    assert not dead.exists()
 
 
 def test_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch):

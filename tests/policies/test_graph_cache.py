@@ -3,6 +3,7 @@
 import pytest
 
 from policies.encoder.graph_cache import cached_graph
+from tests.policies.leftovers_case import gone_process, left_by
 
 
 def read(folder):
@@ -34,6 +35,12 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(MemoryError):
         cached_graph(tmp_path / "one", write, read)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_conversions_left_is_removed_by_the_next(tmp_path):
+    killed = left_by(gone_process(), tmp_path / "of another version", folder=True)
+    cached_graph(tmp_path / "one", lambda there: (there / "graph").write_text("whole"), read)
+    assert not killed.exists()
 
 
 def test_where_nothing_can_be_kept_a_graph_is_converted_each_time(tmp_path):
