@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from collections import deque
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -27,6 +26,7 @@ from pipeline.embedding_table import MANIFEST, PARQUET_OPTIONS, identity_metadat
 from pipeline.prompt_stream import PromptStream
 from pipeline.tables import write_table
 from policies.encoder import content_hash
+from policies.leftovers import put_in_place, remove_leftovers, temporary_beside
 from policies.schemas import embeddings_spec
 
 PART_ROWS = 32_768
@@ -92,7 +92,9 @@ def write_part(
     schema = embeddings_spec(identity.dimension, half=store.dtype == "float16").schema
     columns = [table["prompt_id"], pa.array(hashes, pa.string()), to_arrow_vectors(vectors)]
     arrow = pa.table(columns, schema=schema.with_metadata(identity_metadata(identity)))
-    write_table(arrow, str(path), row_group_rows=stop - start, parquet_options=PARQUET_OPTIONS)
+    write_table(
+        arrow, str(path), row_group_rows=stop - start, parquet_options=PARQUET_OPTIONS, many_writers=True
+    )
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return PartFile(path.name, stop - start, path.stat().st_size, digest)
@@ -102,11 +104,10 @@ class TableWriter:
     """Writes a table into a folder beside its own, which takes the place of the old one in the end."""
 
     def __init__(self, folder: Path, prompts: PromptStream, store: EmbeddingStore) -> None:
-        for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a killed run
-            shutil.rmtree(left, ignore_errors=True)
         self._folder = folder
-        self._staging = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._staging = temporary_beside(folder)
         self._staging.mkdir(parents=True)
+        remove_leftovers(folder.parent, folder.name)
         self._prompts = prompts
         self._store = store
         self._edges = part_edges(prompts.rows, PART_ROWS)
@@ -152,11 +153,11 @@ class TableWriter:
             "files": [asdict(file) for file in files],
         }
         (self._staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        old = self._folder.with_name(f"{self._folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        if self._folder.exists():
-            self._folder.rename(old)
-        self._staging.rename(self._folder)
-        shutil.rmtree(old, ignore_errors=True)
+        for left in self._staging.glob(
+            "*.tmp"
+        ):  # of tasks that were lost, or go on although they were started anew
+            left.unlink(missing_ok=True)
+        put_in_place(self._staging, self._folder)
 
     def discard(self) -> None:
         """Remove what has been written, unless it was published."""

@@ -29,12 +29,15 @@ from pipeline.embedding_table import (
     write_embeddings,
 )
 from pipeline.layout import RunLayout
+from pipeline.prompt_stream import PromptStream
 from pipeline.tables import write_table
 from pipeline.text_digests import KeyIndex, first_occurrences, keys_of_hashes
 from policies.bundle import EncoderIdentity
 from policies.encoder import content_hash, encoder_identity, load_encoder
 from policies.errors import InputError
+from policies.leftovers import this_process
 from policies.schemas import ENCODER_WEIGHTS_KEY, PROMPTS
+from tests.policies.leftovers_case import gone_process, left_by
 
 WHO = EncoderIdentity("toy", "ab" * 32, "torch-fp32", 4, 64)
 OTHER = EncoderIdentity("toy", "cd" * 32, "torch-fp32", 4, 64)
@@ -505,3 +508,28 @@ def test_leftovers_of_killed_runs_are_swept(tmp_path):
     store.index()
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_two_writers_of_one_table_do_not_take_each_other_s_parts(tmp_path):
+    """A lost task's part may still be written when it is tried again, and a lost driver's table likewise."""
+    store, folder = EmbeddingStore(str(tmp_path / "store"), WHO, "float32"), tmp_path / "run" / "embeddings"
+    texts = ["one", "two"]
+    hashes = [content_hash(text) for text in texts]
+    store.write_shard(hashes, np.eye(2, 4, dtype=np.float32))
+    config = _config(tmp_path, f"run.dir={tmp_path / 'run'}")
+    _write_prompts(config, texts)
+    prompts = PromptStream.of(str(RunLayout.of(config).prompts))
+    places = store.index().places(keys_of_hashes(hashes, "the test"))
+    first = embedding_parts.TableWriter(folder, prompts, store)
+    (staging,) = folder.parent.glob("embeddings.*.tmp")
+    attempts = [left_by(who, staging / "part-00000.parquet") for who in (gone_process(), this_process())]
+    killed = left_by(gone_process(), folder, folder=True)
+    second = embedding_parts.TableWriter(folder, prompts, store)
+    assert not killed.exists()
+    assert first.write(places)
+    assert all(attempt.exists() for attempt in attempts)
+    assert second.write(places)
+    for writer in (first, second):
+        writer.publish(embedding_parts.Counts(2, 2, 0, 2))
+        assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "part-00000.parquet"]
+    assert [path.name for path in folder.parent.glob("embeddings*")] == ["embeddings"]
