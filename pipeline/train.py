@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from pipeline.layout import RunLayout
 from pipeline.log_columns import stream_feedback
 from pipeline.log_quality import LogQuality, refuse_without_exploration
 from pipeline.provenance import refuse_training
+from pipeline.scratch import scratch
 from pipeline.splits import TRAIN, VALIDATION
 from pipeline.train_barp import train_barp
 from pipeline.train_baseline import train_baseline
@@ -49,9 +48,6 @@ TRAINERS: dict[str, Trainer] = {
 }
 """Learner of each ``policy.name``."""
 
-SCRATCH = ".training-"
-"""How the folder of a training's working files begins; it is in the run's."""
-
 
 def run(config: TradewindConfig) -> RouterBundle:
     """Train the configured policy and write it to the run's folder.
@@ -64,14 +60,12 @@ def run(config: TradewindConfig) -> RouterBundle:
     layout = RunLayout.of(config)
     refuse_training(layout)
     layout.need(layout.splits, "ingest")
-    for left in layout.root.glob(f"{SCRATCH}*"):  # of a killed training
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=layout.root) as scratch:
-        return _train(config, layout, Path(scratch))
+    with scratch(layout, "training") as folder:
+        return _train(config, layout, folder)
 
 
-def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterBundle:
-    parts = load_training_data(layout, config, {split: (split,) for split in (TRAIN, VALIDATION)}, scratch)
+def _train(config: TradewindConfig, layout: RunLayout, folder: Path) -> RouterBundle:
+    parts = load_training_data(layout, config, {split: (split,) for split in (TRAIN, VALIDATION)}, folder)
     train, validation = parts[TRAIN], parts[VALIDATION]
     tau_usd = training_tau_usd(
         config, scale_costs_usd(train.scores, train.costs_usd), reference_tau_usd(config, train)
@@ -87,7 +81,7 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
     started = time.perf_counter()
     with ray_session(config):
         compared = RunComparisons.of(layout)
-        inputs = TrainingInputs(train, validation, tau_usd, scratch, history.record, compared)
+        inputs = TrainingInputs(train, validation, tau_usd, folder, history.record, compared)
         trained = TRAINERS[config.policy.name](config, inputs)
     bundle = RouterBundle(
         policy=trained.policy,
@@ -115,7 +109,7 @@ def _train(config: TradewindConfig, layout: RunLayout, scratch: Path) -> RouterB
 
 
 def load_training_data(
-    layout: RunLayout, config: TradewindConfig, parts: Mapping[str, Sequence[str]], scratch: Path
+    layout: RunLayout, config: TradewindConfig, parts: Mapping[str, Sequence[str]], folder: Path
 ) -> dict[str, OutcomeMatrix | LoggedFeedback]:
     """Return what the configured mode may learn from: the log alone, or the full table.
 
@@ -123,7 +117,7 @@ def load_training_data(
         layout: the run.
         config: the whole configuration.
         parts: name -> splits.
-        scratch: existing folder; the vectors of a log are mapped files below it.
+        folder: existing one; the vectors of a log are mapped files below it.
 
     Raises:
         InputError: a table is missing, or a part holds nothing to learn from.
@@ -131,7 +125,7 @@ def load_training_data(
     logged = config.train.mode == "logged"
     data: dict[str, OutcomeMatrix | LoggedFeedback] = {}
     if logged:
-        data.update(stream_feedback(layout, config, load_pool(config), parts, scratch))
+        data.update(stream_feedback(layout, config, load_pool(config), parts, folder))
     else:
         data.update({name: load_outcomes(layout, config, splits) for name, splits in parts.items()})
     for name, splits in parts.items():

@@ -43,7 +43,7 @@ def deterministic(log):
 def test_barp_refuses_a_log_that_never_explored(tmp_path, ray_session):
     with pytest.raises(InputError, match=r"every propensity is 1.*policy=outcome_model"):
         trained(tmp_path, *BARP, change=deterministic)
-    assert not list((tmp_path / "run").glob(".training-*"))
+    assert not list((tmp_path / "run").glob(".training*"))
 
 
 def test_outcome_model_learns_from_it_and_says_so(tmp_path, ray_session, capsys):
