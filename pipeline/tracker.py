@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from mlflow.db import upgrade
@@ -14,28 +12,35 @@ from sqlalchemy.engine import make_url
 
 from pipeline.config import TradewindConfig
 from policies.errors import InputError
+from policies.leftovers import remove_leftovers, temporary_beside
 
 
 def tracking_uri(config: TradewindConfig) -> str:
     """Return the configured tracking URI; by default a sqlite file in the root of runs. A new file gets its tables.
 
     Raises:
-        InputError: the root of runs cannot be written.
+        InputError: the root of runs, or the folder of a sqlite file that is not there yet, cannot be written.
     """
-    if config.tracking.uri is not None:
-        uri = config.tracking.uri
-    else:
-        root = Path(config.run.root)
-        try:
+    root = Path(config.run.root)
+    uri, key = config.tracking.uri, f"tracking.uri={config.tracking.uri}"
+    try:
+        if uri is None:
+            uri, key = f"sqlite:///{root / 'mlflow.db'}", f"run.root={root}"
             root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"run.root={root}: cannot be written: {error.strerror}") from None
-        uri = f"sqlite:///{root / 'mlflow.db'}"
-    if uri.startswith("sqlite:///"):
-        path = Path(str(make_url(uri).database))
-        if path.parent.is_dir() and not path.exists():
+        path = _sqlite_file(uri)
+        if path is not None and path.parent.is_dir() and not path.exists():
             _make_tables(path)
+    except OSError as error:
+        raise InputError(f"{key}: cannot be written: {error.strerror}") from None
     return uri
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of a database; None for a server's, one in memory or one that sqlite alone can find."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    name = make_url(uri).database
+    return None if not name or name.startswith((":memory:", "file:")) else Path(name)
 
 
 def _make_tables(path: Path) -> None:
@@ -46,13 +51,25 @@ def _make_tables(path: Path) -> None:
     """
     make = upgrade.callback
     assert make is not None
-    staging = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with tempfile.TemporaryDirectory(prefix="tradewind-") as folder:
-        made = Path(folder) / path.name
-        make(f"sqlite:///{made}")
-        shutil.copyfile(made, staging)
+    remove_leftovers(path.parent, path.name)
+    staging = temporary_beside(path)
+    staging.touch()  # whether it can be written is known before the tables are made
     try:
-        with suppress(FileExistsError):  # another process was faster, and may have written to it
-            os.link(staging, path)
+        with tempfile.TemporaryDirectory(prefix="tradewind-") as folder:
+            made = Path(folder) / path.name
+            make(f"sqlite:///{made}")
+            shutil.copyfile(made, staging)
+        _name_unless_taken(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def _name_unless_taken(staging: Path, path: Path) -> None:
+    """Give a file its name, unless another process was faster: it may have written to its own."""
+    try:
+        os.link(staging, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            staging.rename(path)
