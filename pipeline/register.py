@@ -26,10 +26,12 @@ from pipeline.tracker import tracking_uri
 from policies import pyfunc
 from policies.bundle import RouterBundle
 from policies.errors import InputError
+from policies.leftovers import is_gone, this_process
 from serve.registry import Registry
 from serve.settings import ServeSettings
 
 POLICY_VERSION_TAG = "policy_version"
+PROCESS_TAG = "registering_process"
 MAX_FINAL_METRICS = 500
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
@@ -166,7 +168,11 @@ def _register_new(
     run = {
         "experiment_id": experiment_id,
         "run_name": config.run.name,
-        "tags": {POLICY_VERSION_TAG: bundle.policy_version, "kind": bundle.policy.kind},
+        "tags": {
+            POLICY_VERSION_TAG: bundle.policy_version,
+            PROCESS_TAG: this_process(),
+            "kind": bundle.policy.kind,
+        },
     }
     with _fluent(uri), mlflow.start_run(**run) as active:
         run_id = active.info.run_id
@@ -200,11 +206,17 @@ def _register_new(
 
 
 def _end_runs(client: MlflowClient, run_id: str, policy_version: str) -> None:
-    """End the runs that killed registrations of this policy left open: the model version's own, and others."""
+    """End the runs that killed registrations of this policy left open: the model version's own, and others.
+
+    One that another process still fills is left alone.
+    """
     experiment_id = client.get_run(run_id).info.experiment_id
     still_open = f"tags.{POLICY_VERSION_TAG} = '{policy_version}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], still_open):
-        client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id == run_id else "KILLED")
+        if run.info.run_id == run_id:
+            client.set_terminated(run_id, "FINISHED")
+        elif is_gone(run.data.tags.get(PROCESS_TAG), run.info.start_time / 1000):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def open_experiment(client: MlflowClient, config: TradewindConfig) -> str:

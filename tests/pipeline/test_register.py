@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from policies.constants import BestSinglePolicy
 from policies.costs import CostModel
 from policies.encoder import load_encoder
 from policies.errors import InputError
+from policies.leftovers import STALE_S, this_process
 from policies.pool import ModelPool, ModelSpec
 from serve.registry import find_bundle, load_bundle
 from serve.settings import ServeSettings
+from tests.policies.leftovers_case import ELSEWHERE, gone_process
 
 POOL = ModelPool("two", (ModelSpec("good", 3.0, 15.0), ModelSpec("cheap", 0.1, 0.4)))
 
@@ -192,6 +195,30 @@ def test_registering_again_reuses_the_version_and_updates_metrics(case, client):
     assert (again.version, again.run_id) == (case.first.version, case.first.run_id)
     assert client.get_run(again.run_id).data.metrics["final/test/mean_reward"] == 0.6
     assert len(client.search_model_versions("name = 'tradewind-router'")) == 1
+
+
+def test_runs_of_killed_registrations_are_ended_and_a_live_one_s_is_left_alone(case, client):
+    now_ms = int(time.time() * 1000)
+    long_ago_ms = now_ms - int(2000 * STALE_S)
+    begun = {
+        "killed": (gone_process(), now_ms),
+        "live": (this_process(), long_ago_ms),
+        "elsewhere": (ELSEWHERE, now_ms),
+        "elsewhere, long ago": (ELSEWHERE, long_ago_ms),
+    }
+    experiment_id = client.get_run(case.first.run_id).info.experiment_id
+    runs = {}
+    for name, (process, start_ms) in begun.items():
+        tags = {register.POLICY_VERSION_TAG: case.first.policy_version, register.PROCESS_TAG: process}
+        runs[name] = client.create_run(experiment_id, start_ms, tags).info.run_id
+    register.run(case.config)
+    assert {name: client.get_run(run_id).info.status for name, run_id in runs.items()} == {
+        "killed": "KILLED",
+        "live": "RUNNING",
+        "elsewhere": "RUNNING",
+        "elsewhere, long ago": "KILLED",
+    }
+    assert client.get_run(case.first.run_id).data.tags[register.PROCESS_TAG] == this_process()
 
 
 def test_another_policy_takes_the_alias_and_the_old_one_can_take_it_back(case, client):
