@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from pipeline.train_llm_bandit import identity_stage, pretrained_network
 from pipeline.training import TrainingInputs, content_hash
 from policies.base import Policy
 from policies.datasets import OutcomeMatrix
+from policies.leftovers import put_in_place, remove_leftovers, temporary_beside
 from policies.llm_bandit.contexts import decision_table
 from policies.llm_bandit.policy import LlmBanditPolicy
 from policies.llm_bandit.sampling import SetSampler
@@ -207,7 +207,9 @@ def _read(training: Training, train: OutcomeMatrix, label: Mapping[str, Any], fo
 
 def _write(training: Training, trained: Trained, label: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{training.name}-", dir=folder))
+    final = folder / training.name
+    staging = temporary_beside(final)
+    staging.mkdir()
     trained.policy.save(staging)
     body = {
         "kind": trained.policy.kind,
@@ -215,7 +217,5 @@ def _write(training: Training, trained: Trained, label: Mapping[str, Any], folde
         "label": label,
     }
     (staging / LABEL_FILE).write_text(json.dumps(body, indent=1))
-    final = folder / training.name
-    if final.exists():
-        shutil.rmtree(final)
-    staging.rename(final)
+    put_in_place(staging, final)
+    remove_leftovers(folder, training.name)

@@ -22,7 +22,7 @@ from pipeline.llm_bandit_suite.decisions import dial_choices, predictions, trans
 from pipeline.llm_bandit_suite.held_out_preferences import ratios, remaining
 from pipeline.llm_bandit_suite.query_costs import cost_terms_with, tolerated
 from pipeline.llm_bandit_suite.router_comparison import cost_at_quality
-from pipeline.llm_bandit_suite.trainings import Training, train_all
+from pipeline.llm_bandit_suite.trainings import Trained, Training, _write, train_all
 from pipeline.llm_bandit_suite.unseen_models import Draw, difference, holdouts
 from policies.base import greedy
 from policies.bundle import EncoderIdentity
@@ -33,6 +33,7 @@ from policies.metrics import score_router
 from policies.pool import ModelPool, ModelSpec
 from policies.preference import dial_grid, preferences_from_w_cost
 from tests.pipeline.evaluation_case import outcomes
+from tests.policies.leftovers_case import gone_process, left_by
 from tests.policies.llm_bandit_case import DIMENSION, TAU_USD, names, random_router, world
 
 MODELS = 6
@@ -185,6 +186,18 @@ def test_a_strategy_is_compared_with_random_within_each_set():
     gap, margin = difference(found, "stratified", 10, "test")
     assert gap == pytest.approx(0.0)
     assert margin == pytest.approx(0.0)
+
+
+def test_a_kept_training_replaces_the_old_one_and_what_killed_ones_left(tmp_path):
+    training = Training("one", load_config(TINY), (0, 1), None)
+    killed = left_by(gone_process(), tmp_path / "one", folder=True)
+    policy = BestSinglePolicy(("a", "b"), np.array([0.9, 0.4]), np.array([0.9, 0.1]))
+    for tau_usd in (0.01, 0.02):
+        _write(training, Trained(policy, tau_usd), {}, tmp_path)
+        body = json.loads((tmp_path / "one" / "training.json").read_text())
+        assert body["trained_with_tau_usd"] == tau_usd
+    assert not killed.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_set_of_models_without_comparisons_is_trained_without(ray_session, tmp_path, capsys):
