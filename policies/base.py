@@ -163,12 +163,11 @@ class Policy(ABC):
         Raises:
             ValueError: another shape, such as that of a grid of w_cost alone.
         """
-        dial = np.asarray(dial, dtype=np.float64)
-        if dial.ndim != 2 or dial.shape[1] != 2:
+        if np.ndim(dial) != 2 or np.shape(dial)[1] != 2:
             raise ValueError(
-                f"the dial has shape {dial.shape}, expected (m, 2): w_quality and w_cost of each setting"
+                f"the dial has shape {np.shape(dial)}, expected (m, 2): w_quality and w_cost of each setting"
             )
-        return dial
+        return np.asarray(dial, dtype=np.float64)
 
 
 def masked_softmax(logits: FloatArray, eligible: BoolArray) -> npt.NDArray[np.float64]:

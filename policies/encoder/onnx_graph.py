@@ -79,21 +79,24 @@ def _quantize(source: EncoderSource, float_folder: Path, folder: Path) -> None:
     Weights have one scale per output channel. Activations are scaled as they come, so no sample of texts is needed
     and none can be the wrong one.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    def read(there: Path) -> Any:
-        try:
-            graph = onnx.load(there / _FILE)
-        except (OSError, ValueError, DecodeError):
-            return None
-        return graph if len(graph.graph.node) else None  # an empty file is an empty graph
-
-    graph = cached_graph(float_folder, lambda there: _export(source, there), read)
+    graph = cached_graph(float_folder, lambda there: _export(source, there), read_model)
     # It advises a preparation that image networks need, through the root logger.
     with _errors_only(None):
         quantize_dynamic(graph, folder / _FILE, per_channel=True, weight_type=QuantType.QInt8)
+
+
+def read_model(folder: Path) -> Any | None:
+    """Return the graph as ONNX holds it; None where it is missing or damaged."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(folder / _FILE)
+    except (OSError, ValueError, DecodeError):
+        return None
+    return model if len(model.graph.node) else None  # an empty file is an empty graph
 
 
 @contextmanager

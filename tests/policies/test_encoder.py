@@ -23,6 +23,7 @@ from policies.encoder.backends import (
     installed_backends,
 )
 from policies.encoder.batching import TokenBatcher, plan_batches
+from policies.encoder.onnx_graph import read_model
 from policies.encoder.source import PACKAGED_SHA256
 from policies.errors import InputError
 
@@ -162,6 +163,16 @@ def test_the_choice_of_a_backend_is_explained():
     assert ("does not compute in bfloat16" in words) is not cpu_has_bf16()
     assert explain_backend("torch-fp32", "torch-fp32") == "as configured"
     assert explain_backend("auto", CUDA_BACKEND) == "as the policy was trained"
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\x08\x0a\x3a\xff\xff"], ids=["missing", "empty", "truncated"]
+)
+def test_a_damaged_graph_is_none(tmp_path, content):
+    pytest.importorskip("onnx")
+    if content is not None:
+        (tmp_path / "encoder.onnx").write_bytes(content)
+    assert read_model(tmp_path) is None
 
 
 @pytest.mark.parametrize(
