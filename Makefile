@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUN ?= runs/example
 
-.PHONY: install run test lint serve submit lock reference docs bench clean
+.PHONY: install run test lint serve submit lock reference docs clean
 
 install: $(STAMP)
 
