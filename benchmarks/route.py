@@ -1,8 +1,10 @@
 """Batch routing: the route stage against the bare batched forward pass of the same policy on the same cores.
 
-Both sides decide the same synthetic vectors over the dial with one policy (a run's, or a BaRP network of the default
-shape), one thread a process, in alternating rounds. The stage is measured at steady state, from the first block of
-each actor to the last block; its CPU time is that of driver, actors and Ray itself. One JSON line.
+Both sides decide the same synthetic vectors over the dial with one policy (a run's, or a BaRP network of the
+default shape), one thread a process, in alternating rounds. The stage is measured at steady state, from the
+first block of each actor to the last block; its CPU time is that of driver, actors and Ray itself. What the
+driver then takes to write the decisions, a row per prompt and setting, is given apart and together with it.
+One JSON line.
 
     python -m benchmarks.route [--policy RUN/policy] [--rows N] [--block-rows N] [--processes 2] [--rounds 3]
 """
@@ -35,6 +37,7 @@ from pipeline import route
 from pipeline.cluster import ray_session
 from pipeline.compose import load_config
 from pipeline.console import configure_logging
+from pipeline.tables import write_table
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.policy import BarpPolicy
 from policies.bundle import EncoderIdentity, RouterBundle
@@ -64,14 +67,21 @@ def main() -> None:
         [[f"p{i}" for i in range(n)], ["What is the time?"] * n, [None] * n], schema=PROMPTS.schema
     )
     grid = dial_grid()
-    rounds = []
+    rounds: list[tuple[Rates, Rates]] = []
+    writing_s: list[float] = []
     with tempfile.TemporaryDirectory() as folder, ray_session(config):
         bundle = options.policy or Path(folder) / "policy"
         if options.policy is None:
             _save_bundle(bundle, config)
-        kind = RouterBundle.load(bundle).policy.kind
+        policy = RouterBundle.load(bundle).policy
         for _ in range(options.rounds):
-            stage = _stage_rates(lambda: route._decide_all(prompts, vectors, grid, bundle, config), options)
+            stage, decided = _stage_rates(
+                lambda: route._decide_all(prompts, vectors, grid, bundle, config), options
+            )
+            started = time.perf_counter()
+            table = route.decisions_table(prompts["prompt_id"], grid, *decided, policy.models, "synthetic")
+            write_table(table, f"{folder}/decisions.parquet")
+            writing_s.append(time.perf_counter() - started)
             rounds.append((stage, _bare_rates(bundle, options)))
     ratios = [stage.prompts_per_s / bare.prompts_per_s for stage, bare in rounds]
     cpu = [stage.cpu_s_per_prompt / bare.cpu_s_per_prompt for stage, bare in rounds]
@@ -79,7 +89,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "route",
-                "policy": kind,
+                "policy": policy.kind,
                 "rows": n,
                 "dial_settings": len(grid),
                 "processes": options.processes,
@@ -92,6 +102,14 @@ def main() -> None:
                 ),
                 "stage_over_bare_cpu": round(statistics.median(cpu), 3),
                 "stage_over_bare_cpu_rounds": [round(ratio, 3) for ratio in cpu],
+                "writing_s": round(statistics.median(writing_s), 2),
+                "stage_and_writing_over_bare": round(
+                    statistics.median(
+                        n / (n / stage.prompts_per_s + seconds) / bare.prompts_per_s
+                        for (stage, bare), seconds in zip(rounds, writing_s)
+                    ),
+                    3,
+                ),
                 "start_s": round(statistics.median(s.start_s for s, _ in rounds), 2),
             }
         )
@@ -125,17 +143,19 @@ class Arrivals:
         self.rows.append(rows)
 
 
-def _stage_rates(decide_all: Callable[[], object], options: argparse.Namespace) -> Rates:
+def _stage_rates(
+    decide_all: Callable[[], tuple[np.ndarray, np.ndarray]], options: argparse.Namespace
+) -> tuple[Rates, tuple[np.ndarray, np.ndarray]]:
     arrivals = Arrivals()
     clock = CpuClock(lambda: len(arrivals.rows) >= options.processes)
     with mock.patch.object(route, "progress", return_value=arrivals):
         clock.start()
         start = time.perf_counter()
-        decide_all()
+        decided = decide_all()
     cores = clock.stop()
     warm = options.processes
     rate = sum(arrivals.rows[warm:]) / (arrivals.times[-1] - arrivals.times[warm - 1])
-    return Rates(rate, cores / rate, arrivals.times[warm - 1] - start)
+    return Rates(rate, cores / rate, arrivals.times[warm - 1] - start), decided
 
 
 def _save_bundle(directory: Path, config: Any) -> None:

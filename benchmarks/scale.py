@@ -1,10 +1,11 @@
 """What a million prompts cost in each stage, and how that grows with their number.
 
-Runs the stages' own commands on runs of 1, 10 and 100 times a base size (and a tenth of it, for the start-up),
-each in a process group of its own, and notes wall seconds, CPU seconds and the peak of the resident memory of the
-command and of everything that it started. `train`, `evaluate` and `route` get synthetic vectors and planted outcomes of
-11 models, `embed` short texts. Measurements are kept one by one in the JSON file: the same command goes on where it
-stopped. Prints one JSON line with the fits; `--render` writes the tables of docs/scale.md from the file.
+Runs the stages' own commands on runs of 1, 10 and 100 times a base size (and a tenth of it, for the
+start-up), each in a process group of its own, and notes wall seconds, CPU seconds and the peak of the resident
+memory of the command and of everything that it started, and how much of the processors other work took
+meanwhile. `train`, `evaluate` and `route` get synthetic vectors and planted outcomes of 11 models, `embed`
+short texts. Measurements are kept one by one in the JSON file: the same command goes on where it stopped.
+Prints one JSON line with the fits; `--render` writes the tables of docs/scale.md from the file.
 
     python -m benchmarks.scale --out docs/scale.json [--stages train route] [--repeats 3] [--most 20000]
     python -m benchmarks.scale --out docs/scale.json --render
@@ -104,11 +105,10 @@ def _command(stage: str, run: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: the command failed.
     """
-    load = os.getloadavg()[0]
     seconds: dict[psutil.Process, float] = {}
     peak = 0.0
     with tempfile.TemporaryFile("w+") as output:  # a pipe that nobody reads would stop it once full
-        started = time.perf_counter()
+        started, busy_before = time.perf_counter(), _busy_elsewhere()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", stage, f"run={run}"],
             cwd=PAGE.parents[1],
@@ -123,7 +123,7 @@ def _command(stage: str, run: Path) -> dict[str, Any]:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        wall_s = time.perf_counter() - started
+        wall_s, busy = time.perf_counter() - started, _busy_elsewhere() - busy_before
         if process.returncode != 0:
             output.seek(0)
             raise RuntimeError(f"{stage} on {run}: {output.read()[-2000:]}")
@@ -131,8 +131,15 @@ def _command(stage: str, run: Path) -> dict[str, Any]:
         "wall_s": round(wall_s, 2),
         "cpu_s": round(sum(seconds.values()), 2),
         "peak_mb": round(peak / MEBIBYTE),
-        "load_before": round(load, 2),
+        "other_cpus": round(max(0.0, busy - sum(seconds.values())) / wall_s, 2),
     }
+
+
+def _busy_elsewhere() -> float:
+    """Return the CPU seconds that all but this process were given since the start, and those that went elsewhere."""
+    times = psutil.cpu_times()
+    own = psutil.Process().cpu_times()
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - own.user - own.system
 
 
 def _sample(root: psutil.Process, seconds: dict[psutil.Process, float]) -> float:
