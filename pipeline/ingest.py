@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -21,6 +19,7 @@ from pipeline.served_log import distinct_prompts
 from pipeline.splits import SPLITS, TEST, TRAIN, VALIDATION, assign_splits
 from pipeline.tables import conform, read_table, to_polars, write_table
 from policies.errors import InputError
+from policies.leftovers import take_away
 from policies.pool import PoolFile, read_pool_file
 from policies.schemas import COMPARISONS, FEEDBACK, OUTCOMES, PROMPTS, TableSpec
 
@@ -68,7 +67,7 @@ def run(config: TradewindConfig) -> None:
 
     record_provenance(layout, provenance)  # first: no table lies here without what it forbids
     layout.splits.unlink(missing_ok=True)  # what later stages ask for: it comes back when all tables are new
-    _discard_embeddings(layout)  # before there are new texts, so that old vectors never lie beside them
+    take_away(layout.embeddings)  # before there are new texts, so that old vectors never lie beside them
     (layout.feedback if spec is OUTCOMES else layout.outcomes).unlink(missing_ok=True)
     write_table(prompts.to_arrow().cast(PROMPTS.schema), str(layout.prompts))
     path = str(layout.outcomes if spec is OUTCOMES else layout.feedback)
@@ -84,14 +83,6 @@ def run(config: TradewindConfig) -> None:
     shares = dict(splits["split"].value_counts().iter_rows())
     counts = ", ".join(f"{shares.get(name, 0)} {name}" for name in SPLITS)
     say(f"ingest: {prompts.height} prompts ({counts}), {frame.height} rows of {len(models)} models")
-
-
-def _discard_embeddings(layout: RunLayout) -> None:
-    """Take the run's embeddings away, at once: what half a removal leaves has a name that ``embed`` sweeps."""
-    if layout.embeddings.exists():
-        left = layout.embeddings.with_name(f"{layout.embeddings.name}.{uuid.uuid4().hex[:8]}.tmp")
-        layout.embeddings.rename(left)
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _comparisons(

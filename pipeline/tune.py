@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from pipeline.cost_scale import reference_tau_usd, scale_costs_usd
 from pipeline.layout import RunLayout
 from pipeline.provenance import refuse_training
 from pipeline.register import open_experiment
+from pipeline.scratch import scratch
 from pipeline.search.challenger import retrain
 from pipeline.search.learners import searchable
 from pipeline.search.results import (
@@ -120,14 +120,14 @@ def _started(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
             "with it, deleting the folder gives it up"
         )
     layout.need(layout.splits, "ingest")
-    with tempfile.TemporaryDirectory(prefix=".tune-", dir=layout.root) as scratch:
-        return _write_shared(config, folder, space, Path(scratch))
+    with scratch(layout, "tune") as vectors:
+        return _write_shared(config, folder, space, vectors)
 
 
 def _write_shared(
-    config: TradewindConfig, folder: SearchFolder, space: SearchSpace, scratch: Path
+    config: TradewindConfig, folder: SearchFolder, space: SearchSpace, vectors: Path
 ) -> SearchSpec:
-    parts = load_training_data(RunLayout.of(config), config, PARTS, scratch)
+    parts = load_training_data(RunLayout.of(config), config, PARTS, vectors)
     train, validation = parts[TRAIN], parts[VALIDATION]
     reference = reference_tau_usd(config, train)
     compared = _comparisons(config)
@@ -169,8 +169,8 @@ def _resumed(config: TradewindConfig, folder: SearchFolder) -> SearchSpec:
         )
     spec = SearchSpec.read(folder.spec)
     layout = RunLayout.of(config)
-    with tempfile.TemporaryDirectory(prefix=".tune-", dir=layout.root) as scratch:
-        parts = load_training_data(layout, spec.configuration(), PARTS, Path(scratch))
+    with scratch(layout, "tune") as vectors:
+        parts = load_training_data(layout, spec.configuration(), PARTS, vectors)
         for split, expected in ((TRAIN, spec.train_sha256), (VALIDATION, spec.validation_sha256)):
             if content_hash(parts[split]) != expected:
                 raise InputError(

@@ -115,6 +115,11 @@ def train_all(
     missing = [one for name, one in wanted.items() if name not in ready]
     if not missing:
         return ready
+    for one in missing if comparisons is not None else ():
+        if compared[one.name] is None and one.config.policy.name == "llm_bandit":
+            say(
+                f"suite: {one.name}: no comparison is between two of its {len(one.columns)} models; trained without"
+            )
     parts, shared = ray.put((train, validation)), ray.put(comparisons)
     task = ray.remote(num_cpus=1)(train_one)
     # The longest first: a task that starts last should not be one of them.
@@ -144,9 +149,6 @@ def _usable(
         return None
     if comparisons.joined(_answered(columns_of(train, training.columns))) is not None:
         return comparisons
-    say(
-        f"suite: {training.name}: no comparison is between two of its {len(training.columns)} models; trained without"
-    )
     return None
 
 
