@@ -34,6 +34,7 @@ import psutil
 from benchmarks.scale_cost import fitted
 from benchmarks.scale_page import render
 from benchmarks.scale_tables import text_run, vector_run
+from policies.encoder.backends import choose_backend
 
 BASE = {"train": 2000, "evaluate": 2000, "route": 2000, "embed": 200}
 """Prompts of size 1x."""
@@ -63,7 +64,11 @@ def main() -> None:
         _fit_and_save(done, options.out)
         PAGE.write_text(render(PAGE.read_text(), done))
         return
-    done["machine"] = {"cores": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)}
+    done["machine"] = {
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "encoder_backend": choose_backend("auto"),
+    }
     for repeat in range(options.repeats):
         for factor in FACTORS:
             sizes = {stage: int(BASE[stage] * factor) for stage in options.stages}

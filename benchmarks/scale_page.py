@@ -24,6 +24,9 @@ STAGES = ("embed", "train", "evaluate", "route")
 LEAST_REPEATS = 3
 """Runs of each size but a stage's largest below which the page calls its figures provisional."""
 
+MOST_OTHER = 0.1
+"""Share of the processors that other work may take (median) before it does so too."""
+
 
 def render(page: str, done: Mapping[str, Any], given: Assumptions | None = None) -> str:
     """Return the page with its tables written anew.
@@ -66,16 +69,17 @@ def _number(value: float) -> str:
 
 def _machine(done: Mapping[str, Any]) -> list[str]:
     machine = done["machine"]
-    loads = [run["load_before"] for run in done["runs"]]
+    others = [run["other_cpus"] for run in done["runs"]]
     runs_of = Counter((run["stage"], run["prompts"]) for run in done["runs"])
     largest = {stage: max(n for of, n in runs_of if of == stage) for stage, _ in runs_of}
     repeats = min((count for (stage, n), count in runs_of.items() if n < largest[stage]), default=0)
     lines = [
-        f"Measured on {machine['cores']} cores and {machine['memory_gb']} GiB; load average before a run: "
-        f"median {np.median(loads):.1f}, at most {max(loads):.1f}. "
-        "Wall seconds suffer from other load, CPU seconds little."
+        f"Measured on {machine['cores']} cores and {machine['memory_gb']} GiB, `embed` with "
+        f"`{machine['encoder_backend']}`; during a run other work took "
+        f"{np.median(others):.2f} of the cores (median), at most {max(others):.2f}. "
+        "Wall seconds suffer from it, CPU seconds little."
     ]
-    if repeats < LEAST_REPEATS or np.median(loads) > machine["cores"]:
+    if repeats < LEAST_REPEATS or np.median(others) > MOST_OTHER * machine["cores"]:
         lines.append(
             f"**All figures of this page are provisional**: fewest runs of a size below the largest: {repeats}; at "
             f"least {LEAST_REPEATS} on an otherwise idle machine are wanted."
@@ -148,7 +152,8 @@ def _assumptions(given: Assumptions) -> list[str]:
         f"* Node: {given.node} with {given.node_cores} cores and {given.node_memory_gb:g} GiB at "
         f"{given.node_usd_per_h:g} USD an hour on demand, {given.node_usd_per_h / given.node_cores:.4f} USD a core and "
         "hour. Prices differ by region and month: put yours in.",
-        "* A core there is as fast as one of the machine that was measured, and bfloat16 is there where it was here.",
+        "* A core there is as fast as one of the machine that was measured; where it computes in bfloat16 and that one "
+        "does not, `embed` takes less.",
         f"* {given.utilisation:.0%} of the cores' time is planned with.",
         f"* The corpus of {given.corpus:,} prompts is to be done in {given.hours:g} hours; "
         f"{given.sample:,} of its prompts are learned from and measured on.",

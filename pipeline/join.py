@@ -46,6 +46,10 @@ def load_outcomes(layout: RunLayout, config: TradewindConfig, splits: Sequence[s
     Raises:
         InputError: a table is missing, or a prompt has no embedding.
     """
+    if layout.feedback.exists() and not layout.outcomes.exists():
+        raise InputError(
+            f"{layout.outcomes}: missing; the run has a feedback log alone: learn with train.mode=logged"
+        )
     pool = load_pool(config)
     prompts = load_prompts(layout, splits)
     outcomes = to_polars(

@@ -101,21 +101,22 @@ def test_the_pages_tables_are_those_of_its_measurements():
 
 def test_a_page_without_places_is_refused():
     fits = dict.fromkeys(("embed", "train", "evaluate", "route"), FIT)
-    run = {"stage": "train", "prompts": 1, "cpu_s": 1, "wall_s": 1, "peak_mb": 1, "load_before": 0.1}
+    run = {"stage": "train", "prompts": 1, "cpu_s": 1, "wall_s": 1, "peak_mb": 1, "other_cpus": 0.1}
+    machine = {"cores": 2, "memory_gb": 24, "encoder_backend": "torch-fp32"}
     with pytest.raises(ValueError, match="no place <!-- machine -->"):
-        render("empty", {"fits": fits, "runs": [run], "machine": {"cores": 2, "memory_gb": 24}})
+        render("empty", {"fits": fits, "runs": [run], "machine": machine})
 
 
 @pytest.mark.parametrize(
-    ("repeats", "load", "provisional"), [(3, 0.5, False), (2, 0.5, True), (3, 9.0, True)]
+    ("repeats", "others", "provisional"), [(3, 0.1, False), (2, 0.1, True), (3, 0.9, True)]
 )
-def test_few_runs_or_a_busy_machine_make_the_page_provisional(repeats, load, provisional):
+def test_few_runs_or_a_busy_machine_make_the_page_provisional(repeats, others, provisional):
     page = (ROOT / "docs" / "scale.md").read_text()
     done = json.loads((ROOT / "docs" / "scale.json").read_text())
     sizes = {(run["stage"], run["prompts"]): run for run in done["runs"]}
     largest = {stage: max(n for of, n in sizes if of == stage) for stage, _ in sizes}
     runs = [
-        {**run, "load_before": load}
+        {**run, "other_cpus": others}
         for (stage, n), run in sizes.items()
         for _ in range(1 if n == largest[stage] else repeats)  # the largest size may be run once
     ]

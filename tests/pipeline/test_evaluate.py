@@ -180,7 +180,9 @@ def test_a_policy_that_ignores_prompt_and_dial_is_flagged(case):
 
 
 @pytest.mark.parametrize(
-    ("rows", "state"), [("train", "ok"), ("validation", "alarm"), (None, None)], ids=["same", "other", "unknown"]
+    ("rows", "state"),
+    [("train", "ok"), ("validation", "alarm"), (None, None)],
+    ids=["same", "other", "unknown"],
 )
 def test_a_policy_trained_on_other_rows_than_the_runs_is_told(case, rows, state):
     data, settings, _ = case

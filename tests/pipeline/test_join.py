@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import run as all_stages
 from pipeline.compose import load_config
 from pipeline.embedding_table import EmbeddingTable, write_embeddings
 from pipeline.join import load_feedback, load_outcomes
@@ -91,6 +92,15 @@ def test_prompt_without_embedding_is_named_with_the_stage_to_run(run):
         InputError, match=r"prompt 'p3' has no embedding \(1 in all\); run `python -m pipeline embed"
     ):
         load_outcomes(layout, config, SPLITS)
+
+
+def test_a_log_alone_is_not_taken_for_every_models_outcomes(run):
+    layout, config = run
+    layout.outcomes.rename(layout.feedback)
+    with pytest.raises(InputError, match=r"a feedback log alone: learn with train\.mode=logged"):
+        load_outcomes(layout, config, SPLITS)
+    with pytest.raises(InputError, match=r"train\.mode=simulated_online: data=log .* allowed: logged"):
+        all_stages.run(load_config(["data=log", "data.prompts=p.parquet", "data.log=log.parquet"]))
 
 
 def test_event_becomes_action_column_and_eligible_mask(run):
