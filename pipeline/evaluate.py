@@ -164,7 +164,7 @@ def measure(
                 log,
                 splits[reported[0]]["routers"][POLICY],
                 propensity_floor=config.evaluate.propensity_floor,
-                same_rows=_same_rows(bundle, data[TRAIN], log, config),
+                same_rows=_same_rows(bundle, data[TRAIN], log),
             ),
             "tau_usd": tau_usd,
             "w_cost": yardstick.w_cost.tolist(),
@@ -172,15 +172,13 @@ def measure(
     )
 
 
-def _same_rows(
-    bundle: RouterBundle, training: OutcomeMatrix, log: LoggedFeedback | None, config: TradewindConfig
-) -> bool | None:
+def _same_rows(bundle: RouterBundle, training: OutcomeMatrix, log: LoggedFeedback | None) -> bool | None:
     """Return whether a policy of this run learned from the training rows that the run has now; None where unknown."""
     seen = bundle.notes.get("train_sha256")
-    rows = log if config.train.mode == "logged" else training
-    if seen is None or rows is None or bundle.notes.get("trained_on", [TRAIN]) != [TRAIN]:
+    logged = bundle.notes.get("mode") == "logged"
+    if seen is None or (logged and log is None) or bundle.notes.get("trained_on", [TRAIN]) != [TRAIN]:
         return None
-    return bool(seen == content_hash(rows))
+    return bool(seen == content_hash(log.scored() if logged and log is not None else training))
 
 
 def closing_lines(metrics: Mapping[str, Any]) -> list[str]:

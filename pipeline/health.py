@@ -56,7 +56,7 @@ def checks(
         found.append(
             _check(
                 "other_training", float(not same_rows), (0.5, 0.5),
-                "Trained on other rows than this run's training split is now: held-out prompts may be among them",
+                "Trained on other rows than this run's training split has now: held-out prompts may be known",
             )
         )  # fmt: skip
     if log is not None:

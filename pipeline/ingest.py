@@ -46,15 +46,16 @@ def run(config: TradewindConfig) -> None:
         prompts, frame, provenance = _benchmark(config, pool_file)
         spec, uri = OUTCOMES, f"data.benchmark={config.data.benchmark}"
     else:
-        keep = distinct_prompts if config.data.source == "log" else None
-        prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts, keep=keep)
         known = None if config.data.unknown_models == "drop" else pool_file.specs
         if config.data.source == "tables":
             spec, uri = OUTCOMES, config.data.outcomes
+            prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts)
             frame = _read(spec, uri, config.data.columns.outcomes, known)
         else:
             spec, uri = FEEDBACK, config.data.log
+            # Before the prompts: an endpoint that is running exports a prompt before the events that name it.
             frame, notes = read_log(config, pool_file, str(uri), config.data.columns.log, known)
+            prompts = _read(PROMPTS, config.data.prompts, config.data.columns.prompts, keep=distinct_prompts)
             provenance = replace(provenance, notes=notes)
         _check_prompts_known(frame, prompts, str(uri))
     frame = frame.filter(pl.col("model").is_in(list(models)))

@@ -31,7 +31,8 @@ def tracking_uri(config: TradewindConfig) -> str:
         if path is not None and path.parent.is_dir() and not path.exists():
             _make_tables(path)
     except OSError as error:
-        raise InputError(f"{key}: cannot be written: {error.strerror}") from None
+        where = "" if error.filename is None else f" ({error.filename})"  # it may be the temporary folder's
+        raise InputError(f"{key}: cannot be written: {error.strerror}{where}") from None
     return uri
 
 

@@ -6,6 +6,7 @@ the same place.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -76,7 +77,13 @@ def put_in_place(staging: Path, folder: Path) -> None:
     try:
         with suppress(FileNotFoundError):
             folder.rename(aside)
-        staging.rename(folder)
+        try:
+            staging.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            take_away(folder)  # another writer was between the two: the last one counts
+            staging.rename(folder)
     except BaseException:
         if aside.exists() and not folder.exists():
             aside.rename(folder)

@@ -154,19 +154,22 @@ def run_page(page):
 def walk(ray_session, tmp_path_factory):
     """Return what runs a page's commands, those of the page that it goes on from first; each page once."""
     folder = tmp_path_factory.mktemp("reader")
-    done = set()
+    done, failed = set(), set()
 
     def through(page: str) -> Path:
+        assert page not in failed, f"{page}: its commands failed before"
         if page not in done:
-            done.add(page)
             if page in GOES_ON:
                 through(GOES_ON[page])
+            failed.add(page)  # unless it comes to the end
             here = Path.cwd()
             os.chdir(folder)
             try:
                 run_page(page)
             finally:
                 os.chdir(here)
+            failed.remove(page)
+            done.add(page)
         return folder
 
     return through
@@ -221,4 +224,8 @@ def test_the_endpoint_of_the_tutorial_answers(walk):
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()
     finally:
-        process.kill()
+        process.terminate()  # it takes its Ray along
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()

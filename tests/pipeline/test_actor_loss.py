@@ -1,8 +1,7 @@
 """A process of an actor pool is killed in the middle of a stage: the result is that of an undisturbed run."""
 
 import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 import psutil
@@ -27,7 +26,7 @@ TEXTS = [f"Count from {i} to {3 * i} in steps of {i % 7 + 1}." for i in range(N_
 
 
 def actors():
-    """Return the processes in which Ray Data runs a stage's class, those that came into the world for this test."""
+    """Return the processes in which Ray Data runs a stage's class and is at work."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # others come and go
@@ -40,13 +39,14 @@ def actors():
 def losing_an_actor(when):
     """Kill one as soon as ``when()`` holds, within the block."""
     killed, over = [], threading.Event()
+    earlier = {process.pid for process in actors()}
 
     def kill():
-        while not killed and not over.is_set():
-            if when() and (running := actors()):
+        while not killed and not over.wait(0.01):
+            running = [process for process in actors() if process.pid not in earlier] if when() else []
+            with suppress(psutil.NoSuchProcess, IndexError):
                 running[0].kill()
                 killed.append(running[0].pid)
-            time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -81,7 +81,19 @@ def test_embed_survives_the_loss_of_its_encoder(ray_session, tmp_path):
     assert stored[0].equals(stored[1])
 
 
-def test_route_survives_the_loss_of_an_actor(ray_session, tmp_path):
+class Decided(nullcontext):
+    """Stands in for the progress bar and counts."""
+
+    rows = 0
+
+    def __enter__(self):
+        return self
+
+    def update(self, rows):
+        self.rows += rows
+
+
+def test_route_survives_the_loss_of_an_actor(ray_session, tmp_path, monkeypatch):
     config = load_config([f"run.root={tmp_path}", *SETTINGS, "route.block_rows=1", "route.decision=sample"])
     layout = prompts_of(config)
     identity = encoder_identity("minilm", "torch-fp32", config.encoder.max_tokens)
@@ -94,6 +106,8 @@ def test_route_survives_the_loss_of_an_actor(ray_session, tmp_path):
     route.run(config)
     expected = pq.read_table(layout.decisions)
     layout.decisions.unlink()
-    with losing_an_actor(lambda: True):
+    decided = Decided()
+    monkeypatch.setattr(route, "progress", lambda *_, **__: decided)
+    with losing_an_actor(lambda: decided.rows >= 20):
         route.run(config)
     assert pq.read_table(layout.decisions).equals(expected)

@@ -72,6 +72,11 @@ def test_metrics_cover_held_out_prompts_and_held_out_tasks(finished_run):
     assert set(metrics["headline"]) == {"test", "ood"}
 
 
+def test_the_policy_is_known_to_have_learned_from_the_runs_own_rows(finished_run):
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    assert [c["state"] for c in metrics["health"] if c["name"] == "other_training"] == ["ok"]
+
+
 def test_route_decides_another_table_over_the_whole_dial(finished_run, tmp_path):
     prompts = pl.DataFrame({"prompt_id": ["x", "y"], "prompt": ["What is 2 + 2?", "Write a poem."]})
     prompts.write_csv(tmp_path / "new.csv")

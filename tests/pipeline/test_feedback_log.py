@@ -122,6 +122,41 @@ def test_costs_at_the_pools_prices_leave_missing_ones_missing():
     assert priced["cost_usd"].to_list()[2:] == pytest.approx((log["cost_usd"] / 3.0).to_list()[2:])
 
 
+def test_events_that_are_exported_while_ingest_reads_are_left_for_the_next(tmp_path, monkeypatch):
+    """An endpoint exports a prompt before the events that name it; this one does so between the two reads."""
+    log = make_log(60)
+    asked = pl.DataFrame({"prompt_id": log["prompt_id"], "prompt": [f"question {i}" for i in range(60)]})
+
+    def export(n):
+        asked.head(n).write_parquet(tmp_path / "prompts.parquet")
+        log.head(n).write_parquet(tmp_path / "log.parquet")
+
+    export(50)
+
+    def exporting_after(read):
+        def wrapped(*arguments, **options):
+            found = read(*arguments, **options)
+            export(60)
+            return found
+
+        return wrapped
+
+    for name in ("read_log", "_read"):
+        monkeypatch.setattr(ingest, name, exporting_after(getattr(ingest, name)))
+    (tmp_path / "pool.yaml").write_text(
+        "prices:\n  a: {input: 1.0, output: 2.0}\n  b: {input: 1.0, output: 2.0}\n"
+    )
+    config = load_config(
+        [
+            "data=log", f"data.prompts={tmp_path / 'prompts.parquet'}", f"data.log={tmp_path / 'log.parquet'}",
+            f"pool={tmp_path / 'pool.yaml'}", f"run.dir={tmp_path / 'run'}",
+        ]
+    )  # fmt: skip
+    ingest.run(config)
+    layout = RunLayout.of(config)
+    assert (pl.read_parquet(layout.feedback).height, pl.read_parquet(layout.prompts).height) == (50, 60)
+
+
 @pytest.mark.parametrize(("log_costs", "ratio"), [("logged", 2.0), ("pool_prices", 1.0)])
 def test_ingest_says_what_it_found_and_does_what_it_is_told(tmp_path, log_costs, ratio):
     n = 200

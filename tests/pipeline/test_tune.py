@@ -252,21 +252,26 @@ def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(tmp_path, root, 
     undisturbed, disturbed = (make_run(tmp_path / name, root, *overrides) for name in ("one", "other"))
     (expected,) = tune.run(undisturbed)
     folder = SearchFolder(RunLayout.of(disturbed).root / "tune")
-    killed = []
+    killed, over = [], threading.Event()
 
     def kill():
-        while not any(folder.root.glob("trials/*/checkpoint_*/progress.json")):
-            time.sleep(0.02)
+        # Once it trains on, Tune knows of the checkpoint.
+        while not any('"epoch": 8' in path.read_text() for path in folder.root.glob("trials/*/result.json")):
+            if over.wait(0.02):
+                return
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # others come and go
                 if "".join(process.cmdline()).startswith("ray::SearchTrial"):
                     killed.append(process.pid)
                     process.kill()
 
-    killer = threading.Thread(target=kill, daemon=True)
+    killer = threading.Thread(target=kill)
     killer.start()
-    (record,) = tune.run(disturbed)
-    killer.join(1.0)
+    try:
+        (record,) = tune.run(disturbed)
+    finally:
+        over.set()
+        killer.join()
     assert len(killed) == 1
     assert record.epochs == 40
     assert (record.reward, record.best_epoch) == (expected.reward, expected.best_epoch)

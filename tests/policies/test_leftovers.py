@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,22 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
         put_in_place(folder_of(tmp_path / "staging", text), tmp_path / "final")
         assert (tmp_path / "final" / "file").read_text() == text
         assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_of_two_writers_at_once_the_last_one_counts(tmp_path, monkeypatch):
+    final, ours = folder_of(tmp_path / "final", "old"), folder_of(tmp_path / "ours", "ours")
+    rename = os.rename
+
+    def raced(source, target):
+        rename(source, target)
+        if Path(source) == final and not final.exists():
+            monkeypatch.setattr(os, "rename", rename)
+            folder_of(final, "theirs")
+
+    monkeypatch.setattr(os, "rename", raced)
+    put_in_place(ours, final)
+    assert (final / "file").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
 @pytest.mark.parametrize("calls", [1, 2])
