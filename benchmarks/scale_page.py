@@ -76,7 +76,7 @@ def _machine(done: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Measured on {machine['cores']} cores and {machine['memory_gb']} GiB, `embed` with "
         f"`{machine['encoder_backend']}`; during a run other work took "
-        f"{np.median(others):.2f} of the cores (median), at most {max(others):.2f}. "
+        f"{np.median(others):.2f} cores (median), at most {max(others):.2f}. "
         "Wall seconds suffer from it, CPU seconds little."
     ]
     if repeats < LEAST_REPEATS or np.median(others) > MOST_OTHER * machine["cores"]:
