@@ -292,6 +292,38 @@ def test_routing_again_after_its_driver_was_killed_decides_the_same(undisturbed,
     assert pl.read_parquet(output).equals(pl.read_parquet(undisturbed.decisions))
 
 
+def test_training_survives_the_loss_of_a_learners_node(undisturbed, cluster, tmp_path):
+    """Two learners, one on either node, that average their gradients."""
+    arguments = (
+        "policy=outcome_model",
+        "policy.members=2",
+        "policy.simulated_online.epochs=30",
+        "train.num_learners=2",
+        cluster.address,
+    )
+    learned = []
+    for name in ("whole", "disturbed"):
+        layout, log = RunLayout(tmp_path / name), tmp_path / f"{name}.log"
+        shutil.copytree(undisturbed.root, layout.root)
+        layout.history.unlink()
+        with driver(log, "train", f"run={layout.root}", *arguments) as process:
+            if name == "disturbed":
+                path = layout.history
+                wait_until(
+                    lambda path=path, process=process: (
+                        process.poll() is not None or (path.exists() and path.read_text().count("\n") >= 3)
+                    ),
+                    log.read_text,
+                )
+                assert process.poll() is None, log.read_text()
+                cluster.lose("second")
+                cluster.add_node("second")
+            assert process.wait(timeout=300) == 0, log.read_text()
+        assert ("a learner died" in log.read_text()) is (name == "disturbed")
+        learned.append((RouterBundle.load(layout.policy).policy_version, layout.history.read_text()))
+    assert learned[0] == learned[1]
+
+
 def test_embedding_survives_the_loss_of_a_node(undisturbed, cluster, tmp_path):
     _, layout = up_to_tables(tmp_path, cluster)
     log = tmp_path / "driver.log"
