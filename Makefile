@@ -10,7 +10,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(PY) || python3 -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev,openvino,onnx,cloud]'
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev,openvino,onnx,cloud,docs]'
 	touch $(STAMP)
 
 run: install
@@ -42,7 +42,6 @@ reference: install
 
 # The site, in site/; broken links and references are errors.
 docs: install
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[docs]'
 	$(VENV)/bin/mkdocs build --strict
 
 clean:

@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import subprocess
+import sys
 from unittest import mock
 
 import pytest
@@ -237,6 +238,23 @@ def entries(node):
 def test_every_page_is_in_the_sites_navigation():
     shown = sorted(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert shown == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "quickstart" / "index.html").exists()
 
 
 @pytest.mark.parametrize(
