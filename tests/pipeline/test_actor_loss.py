@@ -20,7 +20,7 @@ from policies.encoder import content_hash, encoder_identity
 from policies.pool import read_pool_file
 from policies.schemas import PROMPTS
 
-N_PROMPTS = 400
+N_PROMPTS = 160
 SETTINGS = ("encoder.backend=torch-fp32", "encoder.num_actors=1", "encoder.block_rows=8")
 TEXTS = [f"Count from {i} to {3 * i} in steps of {i % 7 + 1}." for i in range(N_PROMPTS)]
 
