@@ -49,7 +49,8 @@ def test_cached_and_fresh_answers_agree(client):
     fresh = ask(client, prompt="A prompt that was never sent before.").json()
     cached = ask(client, prompt="A prompt that was never sent before.").json()
     assert fresh.pop("decision_id") != cached.pop("decision_id")
-    for answer in (fresh, cached):  # latencies go with what is measured meanwhile, chats of other tests for instance
+    # Latencies go with what is measured meanwhile, chats of other tests for instance.
+    for answer in (fresh, cached):
         assert {"expected_latency_s", "expected_latencies_s"} <= answer.keys()
         del answer["expected_latency_s"], answer["expected_latencies_s"]
     assert fresh == cached
