@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
@@ -61,7 +63,7 @@ class SparingAsha(ASHAScheduler):
 
 
 class RememberingPB2(PB2):
-    """PB2 whose Gaussian process keeps what it has seen when a search is resumed.
+    """PB2 whose Gaussian process keeps what it has seen when a search is resumed, and whose trials take turns.
 
     Args:
         memory: file of the observations, read if it exists.
@@ -71,6 +73,22 @@ class RememberingPB2(PB2):
     def __init__(self, memory: Path, **settings: Any) -> None:
         super().__init__(**settings)
         self._memory = memory
+        self._results = count()
+        self._last_result: dict[str, int] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Count the result as the trial's turn."""
+        self._last_result[trial.trial_id] = next(self._results)
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the waiting trial whose turn is longest ago, or None.
+
+        Ray takes the one that has trained least, and a trial that takes over has trained as long as its donor: with
+        more trials than slots, one that loses each time would be taken for ever and the others never.
+        """
+        waiting = [t for t in tune_controller.get_trials() if t.status in (Trial.PENDING, Trial.PAUSED)]
+        return min(waiting, key=lambda trial: self._last_result.get(trial.trial_id, -1), default=None)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take the trial in; the first brings the observations of before an interruption back."""

@@ -379,13 +379,16 @@ def test_outcome_model_counts_by_its_last_epoch(arrays, ray_session):
         candidate.stop()
 
 
-def test_pb2_takes_over_outcome_models_of_a_log(tmp_path, root, ray_session):
+@pytest.mark.parametrize("cpus_per_trial", [1, 2])
+def test_pb2_takes_over_outcome_models_of_a_log(tmp_path, root, ray_session, cpus_per_trial):
+    """With two slots for three trials, and with one."""
     space = "{policy.lr:{low:3e-4,high:1e-2,log:true},policy.input_dropout:{low:0.0,high:0.4}}"
     config = make_run(
         tmp_path,
         root,
         "train.mode=logged",
         "tune=pb2",
+        f"tune.cpus_per_trial={cpus_per_trial}",
         "tune.num_samples=3",
         "tune.grace_epochs=1",
         "tune.max_epochs=5",
