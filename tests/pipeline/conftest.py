@@ -4,6 +4,17 @@ import pytest
 
 from pipeline.loaders.base import LoaderOptions
 from policies.pool import ModelSpec, PoolFile
+from tests.pipeline.clusters import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Return two nodes, gone after the module."""
+    started = Cluster.start()
+    try:
+        yield started
+    finally:
+        started.end()
 
 
 @pytest.fixture
