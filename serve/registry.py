@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from policies.bundle import RouterBundle
 from policies.errors import InputError
+from policies.leftovers import remove_leftovers, temporary_beside
 from serve.settings import ServeSettings
 
 POLICY_VERSION_TAG = "policy_version"
@@ -291,8 +291,9 @@ def _download(artifact_uri: str, tracking_uri: str, folder: Path) -> None:
     import mlflow
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    staging = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staging = temporary_beside(folder)
     staging.mkdir(parents=True)
+    remove_leftovers(folder.parent, folder.name)
     try:
         downloaded = mlflow.artifacts.download_artifacts(
             artifact_uri=artifact_uri, dst_path=str(staging), tracking_uri=tracking_uri

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from policies.encoder.graph_cache import default_cache_dir
 from policies.encoder.source import EncoderSource, find_source
 from policies.encoder.torch_network import reference_vectors
 from policies.errors import InputError
+from policies.leftovers import remove_leftovers, temporary_beside
 
 PROBES = (
     "What is the capital of France?",
@@ -140,8 +140,10 @@ def _check_against_reference(encoder: Encoder, source: EncoderSource, cache: Pat
         reference = reference_vectors(source, PROBES, encoder.identity.max_tokens)
         try:
             remembered.parent.mkdir(parents=True, exist_ok=True)
-            staging = remembered.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
-            np.save(staging, reference)
+            remove_leftovers(remembered.parent, remembered.name)
+            staging = temporary_beside(remembered)
+            with staging.open("wb") as stream:
+                np.save(stream, reference)
             staging.replace(remembered)
         except OSError:
             pass  # a read-only home: the comparison is made anew each time

@@ -14,7 +14,6 @@ import logging
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from policies.bundle import EncoderIdentity
+from policies.leftovers import remove_leftovers, temporary_beside
 from serve.journal.journal import Journal
 from serve.journal.rows import SELECT
 from serve.journal.tables import embeddings_tables, events_table, named, prompts_table
@@ -175,7 +175,8 @@ def publish(table: pa.Table, uri: str) -> None:
         with fs.open(path, "wb") as stream:  # object stores publish on close
             pq.write_table(table, stream, compression="zstd")
         return
-    staging = Path(f"{path}.{uuid.uuid4().hex[:8]}.tmp")
+    staging = temporary_beside(Path(path))
+    remove_leftovers(staging.parent, Path(path).name)
     try:
         with staging.open("wb") as stream:
             pq.write_table(table, stream, compression="zstd")

@@ -26,6 +26,7 @@ from policies.encoder.batching import TokenBatcher, plan_batches
 from policies.encoder.onnx_graph import read_model
 from policies.encoder.source import PACKAGED_SHA256
 from policies.errors import InputError
+from tests.policies.leftovers_case import gone_process, left_by
 
 TEXTS = [
     "Add 17 and 25.",
@@ -103,6 +104,20 @@ def test_a_local_folder_is_loaded_and_told_apart_by_its_weights(tmp_path, encode
     assert other.identity.weights_sha256 == hashlib.sha256(weights).hexdigest()
     assert other.identity.name == str(folder)
     assert np.abs(other.encode(TEXTS) - encoder.encode(TEXTS)).max() > 0.01
+
+
+def test_reference_vectors_are_written_once_and_a_killed_writers_leftovers_go(tmp_path):
+    load_encoder("minilm", "torch-fp32", 256, 1024, cache_dir=tmp_path)
+    (remembered,) = tmp_path.iterdir()
+    vectors = remembered.read_bytes()
+    left = left_by(gone_process(), remembered)
+    remembered.unlink()
+    load_encoder("minilm", "torch-fp32", 256, 1024, cache_dir=tmp_path)
+    assert not left.exists()
+    assert remembered.read_bytes() == vectors
+    written = remembered.stat().st_mtime_ns
+    load_encoder("minilm", "torch-fp32", 256, 1024, cache_dir=tmp_path)
+    assert remembered.stat().st_mtime_ns == written
 
 
 @pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")

@@ -20,10 +20,11 @@ from policies.bundle import RouterBundle
 from policies.errors import InputError
 from serve.admin import main
 from serve.question import UnknownVersionError
-from serve.registry import CANARY_PERCENT_TAG, POLICY_VERSION_TAG, Registry
+from serve.registry import CANARY_PERCENT_TAG, POLICY_VERSION_TAG, Registry, find_bundle
 from serve.releases import Releases
 from serve.runtime import Runtime
 from serve.settings import ServeSettings
+from tests.policies.leftovers_case import gone_process, left_by
 from tests.serve.local_server import serving
 
 MODEL = "router"
@@ -118,6 +119,14 @@ def test_nothing_new_changes_nothing(releases):
     before = releases.current
     assert asyncio.run(releases.reload()) is False
     assert releases.current is before
+
+
+def test_a_download_leaves_the_policy_alone_in_its_cache(shelf):
+    cache = shelf.folder / "cache"
+    cache.mkdir()
+    left_by(gone_process(), cache / shelf.versions[0], folder=True)
+    assert find_bundle(shelf.settings()) == cache / shelf.versions[0]
+    assert [path.name for path in cache.iterdir()] == [shelf.versions[0]]
 
 
 def test_a_moved_alias_changes_the_champion_and_keeps_the_encoder(releases, shelf):

@@ -15,11 +15,13 @@ from pipeline.embedding_table import read_embeddings
 from pipeline.served_log import distinct_prompts
 from pipeline.tables import read_table, to_polars
 from policies.bundle import EncoderIdentity
+from policies.leftovers import this_process
 from policies.schemas import FEEDBACK, PROMPTS, UNLOGGED
 from serve.journal.export import LEASE, Exporter
 from serve.journal.journal import Journal
 from serve.journal.records import Outcome
 from serve.settings.log import DecisionLogSettings
+from tests.policies.leftovers_case import gone_process, left_by
 from tests.serve.journal.cases import a_decision
 
 ENCODER = EncoderIdentity("minilm", "ab" * 32, "torch-fp32", 3, 64)
@@ -124,6 +126,22 @@ def test_an_outcome_that_comes_while_a_range_is_written_is_written_next(opened, 
     assert events(journal)["score"].to_list() == [None]
     assert Exporter(journal).run() == 1
     assert events(journal)["score"].to_list() == [1.0]
+
+
+def test_what_a_killed_export_left_goes_when_its_range_is_written(opened):
+    journal = opened()
+    record(journal, a_decision("d1"))
+    exporter = Exporter(journal)
+    exporter.run()
+    (name,) = written(exporter)
+    gone, live = (
+        left_by(process, Path(exporter.folder, "feedback", name))
+        for process in (gone_process(), this_process())
+    )
+    tell(journal, "d1", score=1.0)
+    assert exporter.run() == 1
+    assert not gone.exists()
+    assert live.exists(), "another may still write it"
 
 
 def test_a_failed_export_is_made_up_for(opened, caplog):
