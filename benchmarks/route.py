@@ -37,14 +37,14 @@ from pipeline import route
 from pipeline.cluster import ray_session
 from pipeline.compose import load_config
 from pipeline.console import configure_logging
-from pipeline.tables import write_table
+from pipeline.tables import write_parts
 from policies.barp.network import BarpNetwork, NetworkShape
 from policies.barp.policy import BarpPolicy
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.costs import CostModel
 from policies.pool import read_pool_file
 from policies.preference import dial_grid
-from policies.schemas import PROMPTS
+from policies.schemas import DECISIONS, PROMPTS
 
 DIMENSION = 384
 
@@ -79,8 +79,8 @@ def main() -> None:
                 lambda: route._decide_all(prompts, vectors, grid, bundle, config), options
             )
             started = time.perf_counter()
-            table = route.decisions_table(prompts["prompt_id"], grid, *decided, policy.models, "synthetic")
-            write_table(table, f"{folder}/decisions.parquet")
+            tables = route.decisions_tables(prompts["prompt_id"], grid, *decided, policy.models, "synthetic")
+            write_parts(tables, DECISIONS.schema, f"{folder}/decisions.parquet")
             writing_s.append(time.perf_counter() - started)
             rounds.append((stage, _bare_rates(bundle, options)))
     ratios = [stage.prompts_per_s / bare.prompts_per_s for stage, bare in rounds]

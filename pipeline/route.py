@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.console import progress, say
 from pipeline.embed import embed_table
 from pipeline.embedding_table import same_vectors, to_arrow_vectors, to_matrix
 from pipeline.layout import RunLayout
-from pipeline.tables import read_table, write_table
+from pipeline.tables import read_table, write_parts
 from policies.base import Policy
 from policies.bundle import EncoderIdentity, RouterBundle
 from policies.costs import estimate_prompt_tokens
@@ -31,6 +32,9 @@ FloatArray = npt.NDArray[np.float64]
 
 LEAST_BLOCK_ROWS = 1024
 """Prompts for which it is worth starting another process."""
+
+ROW_GROUP_ROWS = 65_536
+"""Decisions that are put together and written at a time: to touch new memory for all costs more than to write them."""
 
 
 def run(config: TradewindConfig) -> None:
@@ -60,10 +64,10 @@ def run(config: TradewindConfig) -> None:
     with ray_session(config):
         vectors = embed_table(prompts, config, identity).vectors
         actions, probabilities = _decide_all(prompts, vectors, w_costs, layout.policy, config)
-    table = decisions_table(
+    decided = decisions_tables(
         prompts["prompt_id"], w_costs, actions, probabilities, bundle.policy.models, bundle.policy_version
     )
-    write_table(table, output)
+    write_parts(decided, DECISIONS.schema, output)
     say(f"route: {prompts.num_rows} prompts x {len(w_costs)} settings by {bundle.policy_version} -> {output}")
 
 
@@ -126,25 +130,29 @@ def repeatable_uniforms(prompt_ids: list[str], w_costs: FloatArray, seed: int) -
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def decisions_table(
+def decisions_tables(
     prompt_ids: pa.ChunkedArray,
     w_costs: FloatArray,
     actions: npt.NDArray[np.int16],
     probabilities: FloatArray,
     models: tuple[str, ...],
     policy_version: str,
-) -> pa.Table:
-    """Return the decisions as a table, prompt by prompt, each over all settings."""
+) -> Iterator[pa.Table]:
+    """Yield the decisions, prompt by prompt, each over all settings, in tables of a row group each."""
     n, n_settings = actions.shape
-    rows = pa.array(np.repeat(np.arange(n), n_settings))
-    columns = [
-        prompt_ids.take(rows),
-        pa.array(np.tile(w_costs, n)),
-        pa.array(models, pa.string()).take(pa.array(actions.reshape(-1))),
-        pa.array(probabilities.reshape(-1)),
-        pa.repeat(pa.scalar(policy_version, pa.string()), n * n_settings),
-    ]
-    return pa.table(columns, schema=DECISIONS.schema)
+    names = pa.array(models, pa.string())
+    prompts = max(ROW_GROUP_ROWS // n_settings, 1)
+    for start in range(0, n, prompts):
+        part = slice(start, start + prompts)
+        ids = prompt_ids.slice(start, prompts)
+        columns = [
+            ids.take(pa.array(np.repeat(np.arange(len(ids)), n_settings))),
+            pa.array(np.tile(w_costs, len(ids))),
+            names.take(pa.array(actions[part].reshape(-1))),
+            pa.array(probabilities[part].reshape(-1)),
+            pa.repeat(pa.scalar(policy_version, pa.string()), len(ids) * n_settings),
+        ]
+        yield pa.table(columns, schema=DECISIONS.schema)
 
 
 class BlockRouter:

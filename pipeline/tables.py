@@ -7,9 +7,9 @@ from 1, as an editor or a data frame with a header line shows them.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import numpy as np
@@ -268,17 +268,32 @@ def write_table(
         many_writers: whether the folder gets many files from many writers; then it is not searched for leftovers.
     """
     options = {"compression": "zstd", "row_group_size": row_group_rows, **(parquet_options or {})}
+    _publish(lambda sink: pq.write_table(table, sink, **options), uri, many_writers=many_writers)
+
+
+def write_parts(parts: Iterable[pa.Table], schema: pa.Schema, uri: str) -> None:
+    """Write one Parquet file like :func:`write_table`, a row group a part, of which one at a time is in memory."""
+
+    def write(sink: IO[bytes]) -> None:
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(part)
+
+    _publish(write, uri)
+
+
+def _publish(write: Callable[[IO[bytes]], None], uri: str, *, many_writers: bool = False) -> None:
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     if not isinstance(fs, LocalFileSystem):
         whole = io.BytesIO()
-        pq.write_table(table, whole, **options)
+        write(whole)
         fs.pipe_file(path, whole.getvalue())
         return
     target = str(temporary_beside(Path(path)))
     try:
         with fs.open(target, "wb") as stream:
-            pq.write_table(table, stream, **options)
+            write(stream)
         fs.mv(target, path)
     except BaseException:
         if fs.exists(target):

@@ -171,3 +171,17 @@ def test_uniforms_are_uniform_and_differ_by_seed_prompt_and_setting():
     assert abs(np.corrcoef(draws[:, 0], draws[:, 1])[0, 1]) < 0.06
     assert not np.isin(route.repeatable_uniforms(ids, dial_grid(), seed=1), draws).any()
     np.testing.assert_array_equal(route.repeatable_uniforms(ids[7:9], dial_grid()[3:5], 0), draws[7:9, 3:5])
+
+
+@pytest.mark.parametrize("row_group_rows", [1, 7, 1000])
+def test_decisions_are_the_same_whatever_the_row_groups(monkeypatch, row_group_rows):
+    monkeypatch.setattr(route, "ROW_GROUP_ROWS", row_group_rows)
+    ids, w_costs = pa.chunked_array([["a", "b"], ["c"]]), np.array([0.0, 0.5, 1.0])
+    actions = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=np.int16)
+    probabilities = np.arange(9).reshape(3, 3) / 9
+    table = pa.concat_tables(route.decisions_tables(ids, w_costs, actions, probabilities, ("m0", "m1"), "v"))
+    rows = [(f"{p}", w) for p in "abc" for w in w_costs]
+    assert list(zip(table["prompt_id"].to_pylist(), table["w_cost"].to_pylist(), strict=True)) == rows
+    assert table["model"].to_pylist() == [f"m{action}" for action in actions.reshape(-1)]
+    assert table["probability"].to_pylist() == probabilities.reshape(-1).tolist()
+    assert set(table["policy_version"].to_pylist()) == {"v"}

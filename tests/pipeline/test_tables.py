@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.tables import read_table, write_table
+from pipeline.tables import read_table, write_parts, write_table
 from policies.errors import InputError
 from policies.leftovers import this_process
 from policies.schemas import FEEDBACK, OUTCOMES, PROMPTS
@@ -193,3 +193,22 @@ def test_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="disk full"):
         write_table(pa.table({"x": [1]}), str(tmp_path / "t.parquet"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_are_row_groups_of_one_file(tmp_path):
+    parts = [pa.table({"x": [1, 2]}), pa.table({"x": [3]})]
+    write_parts(iter(parts), parts[0].schema, f"file://{tmp_path}/t.parquet")
+    assert pq.read_table(tmp_path / "t.parquet").equals(pa.concat_tables(parts).combine_chunks())
+    assert pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 2
+
+
+def test_a_part_that_fails_leaves_the_file_as_it_was(tmp_path):
+    def parts():
+        yield pa.table({"x": [2]})
+        raise RuntimeError("lost")
+
+    write_table(pa.table({"x": [1]}), str(tmp_path / "t.parquet"))
+    with pytest.raises(RuntimeError, match="lost"):
+        write_parts(parts(), pa.schema({"x": pa.int64()}), str(tmp_path / "t.parquet"))
+    assert pq.read_table(tmp_path / "t.parquet")["x"].to_pylist() == [1]
+    assert len(list(tmp_path.iterdir())) == 1
